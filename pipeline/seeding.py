@@ -1,0 +1,26 @@
+"""Seeds: one number in the space file, and from it a separate stream for every use of chance.
+
+A trial's seeds depend on the study's seed and the trial's number alone: neither the worker that
+runs it nor the attempt changes them. The streams are apart, so that, say, another augmentation
+leaves the order of the data as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import numpy as np
+
+Stream = Literal["split", "init", "order", "augmentation", "mixing", "dropout", "sampler"]
+
+
+def stream_seed(study_seed: int, stream: Stream, trial: int | None = None) -> int:
+    """A 63-bit seed for one use of chance in one trial (or in the study, with `trial=None`)."""
+    key = f"{study_seed}/{'study' if trial is None else trial}/{stream}".encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
+
+
+def generator(study_seed: int, stream: Stream, trial: int | None = None) -> np.random.Generator:
+    """A NumPy generator on that stream."""
+    return np.random.default_rng(stream_seed(study_seed, stream, trial))

@@ -1,0 +1,89 @@
+"""What every settings class shares, and how a tree of them is walked by dotted path.
+
+Each part of the pipeline owns a small frozen settings class beside its implementation; `config`
+assembles them. Everything that regularizes carries an `Off` mark: the value that switches it off.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+Scalar = bool | int | float | str
+"""What a setting can hold when it is searched, and what a sampled value is."""
+
+
+class Settings(BaseModel):
+    """Frozen, strict settings: unknown keys, wrong types, NaN and infinities are errors.
+
+    The string under a field is its description, in the JSON Schema as in the documentation.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+@dataclass(frozen=True)
+class Off:
+    """Marks a setting that regularizes, with the value at which it does nothing.
+
+    `Annotated[float, Field(ge=0, lt=1), Off(0.0)]`. The unregularized baseline and the ablations
+    are made from these marks alone.
+    """
+
+    value: float | str
+
+
+@dataclass(frozen=True)
+class ScalarField:
+    """One scalar setting: its owners' class and field, for its type, bounds and description."""
+
+    owner: type[Settings]
+    name: str
+    field: FieldInfo
+
+    @property
+    def off(self) -> Off | None:
+        return next((mark for mark in self.field.metadata if isinstance(mark, Off)), None)
+
+
+def scalar_fields(settings: type[Settings], prefix: str = "") -> Iterator[tuple[str, ScalarField]]:
+    """Every scalar setting below a settings class, as (dotted path, field).
+
+    A path comes once for each `kind` that has it: `lr_schedule.gamma` for `step` and for `plateau`.
+    """
+    for name, field in settings.model_fields.items():
+        path = f"{prefix}{name}"
+        nested = list(_settings_classes(field.annotation))
+        for member in nested:
+            yield from scalar_fields(member, f"{path}.")
+        if not nested and is_scalar(field.annotation):
+            yield path, ScalarField(settings, name, field)
+
+
+def _settings_classes(annotation: Any) -> Iterator[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+    elif get_origin(annotation) in (Union, types.UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _settings_classes(part)
+
+
+def is_scalar(annotation: Any) -> bool:
+    """Whether values of this type are numbers, strings or booleans (perhaps with `None`)."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return is_scalar(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return all(part is type(None) or is_scalar(part) for part in get_args(annotation))
+    return origin is Literal or annotation in (bool, int, float, str)
