@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -26,6 +28,26 @@ class UserError(Exception):
         return "\n".join(lines)
 
 
+class UserErrors(UserError):
+    """Several mistakes found at once, told together."""
+
+    def __init__(self, errors: Sequence[UserError]) -> None:
+        super().__init__(f"{len(errors)} mistakes")
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
+
+
 def at(file: str | Path, line: int) -> str:
     """`file:line`, the form that terminals and editors turn into a link."""
     return f"{file}:{line}"
+
+
+_USER_INFO = re.compile(r"(?<=://)[^\s/'\"][^\s'\"]*@")
+_SECRET_PARAMETER = re.compile(r"([?&][^=&\s]*(?:pass|secret|token|key)[^=&\s]*=)[^&\s'\"]*", re.I)
+
+
+def redact(text: str) -> str:
+    """The text with user names, passwords and tokens in its URLs replaced by `***`."""
+    return _SECRET_PARAMETER.sub(r"\1***", _USER_INFO.sub("***@", text))

@@ -8,6 +8,7 @@ leaves the order of the data as it was.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -24,3 +25,20 @@ def stream_seed(study_seed: int, stream: Stream, trial: int | None = None) -> in
 def generator(study_seed: int, stream: Stream, trial: int | None = None) -> np.random.Generator:
     """A NumPy generator on that stream."""
     return np.random.default_rng(stream_seed(study_seed, stream, trial))
+
+
+@dataclass(frozen=True)
+class TrialSeeds:
+    """The seeds of one trial: the same on every worker and in every attempt."""
+
+    init: int
+    order: int
+    augmentation: int
+    mixing: int
+    dropout: int
+
+    @classmethod
+    def of(cls, study_seed: int, trial: int) -> TrialSeeds:
+        """The seeds of trial number `trial`."""
+        streams: tuple[Stream, ...] = ("init", "order", "augmentation", "mixing", "dropout")
+        return cls(**{name: stream_seed(study_seed, name, trial) for name in streams})

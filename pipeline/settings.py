@@ -64,19 +64,28 @@ def scalar_fields(settings: type[Settings], prefix: str = "") -> Iterator[tuple[
     """
     for name, field in settings.model_fields.items():
         path = f"{prefix}{name}"
-        nested = list(_settings_classes(field.annotation))
+        nested = field_classes(settings, name)
         for member in nested:
             yield from scalar_fields(member, f"{path}.")
         if not nested and is_scalar(field.annotation):
             yield path, ScalarField(settings, name, field)
 
 
-def _settings_classes(annotation: Any) -> Iterator[type[Settings]]:
+def field_classes(settings: type[Settings], name: str) -> list[type[Settings]]:
+    """The settings classes that a field can hold: none for a scalar, several for a union."""
+    field = settings.model_fields.get(name)
+    return [] if field is None else list(settings_classes(field.annotation))
+
+
+def settings_classes(annotation: Any) -> Iterator[type[Settings]]:
+    """The settings classes in a type: itself, the members of a union, the values of a dict."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         yield annotation
     elif get_origin(annotation) in (Union, types.UnionType, Annotated):
         for part in get_args(annotation):
-            yield from _settings_classes(part)
+            yield from settings_classes(part)
+    elif get_origin(annotation) is dict:
+        yield from settings_classes(get_args(annotation)[1])
 
 
 def is_scalar(annotation: Any) -> bool:

@@ -1,0 +1,147 @@
+"""`RunConfig`: all settings of a study, and how a trial's sample changes them.
+
+`RunConfig` assembles the settings classes that the parts below own. There is one way to change a
+setting: a dotted path and a value. `--set`, the search, the baselines and the ablations all use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from pipeline.config_errors import Problem, explain, raise_all
+from pipeline.datasets import DataSettingsUnion
+from pipeline.errors import UserError
+from pipeline.models import ModelSettingsUnion
+from pipeline.search_space import SearchEntry, SearchSpace
+from pipeline.settings import Scalar, Settings, field_classes, scalar_fields
+from pipeline.study import StudySettings
+from pipeline.training.recipe import Recipe
+
+
+class RegistrySettings(Settings):
+    """`registry:` - where the winner is kept."""
+
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,99}$")] = "regsearch"
+    """The registered model's name in MLflow: letters, digits, `.`, `_`, `-` and spaces."""
+
+
+class RunConfig(Recipe):
+    """A whole space file: what is searched, on which images, with which network."""
+
+    study: StudySettings
+    """What is sought, how long, and by which rules."""
+    data: DataSettingsUnion
+    """Where the images come from."""
+    model: ModelSettingsUnion
+    """The network."""
+    search: dict[str, SearchEntry] = Field(default_factory=dict)
+    """What is searched: dotted path of a setting -> its type and bounds."""
+    registry: RegistrySettings = RegistrySettings()
+    """Where the winner is kept."""
+
+    @property
+    def space(self) -> SearchSpace:
+        return SearchSpace(self.search)
+
+    def with_overrides(self, overrides: Mapping[str, Scalar]) -> RunConfig:
+        """The same settings with some of them changed, by dotted path.
+
+        Where a section's `kind` changes, the keys that the new kind doesn't have are dropped,
+        unless they are overridden too.
+
+        Raises:
+            UserError: when the changed settings are not accepted.
+        """
+        data = self.model_dump(exclude_unset=True)
+        for path, value in overrides.items():
+            _spell_out_kind(data, self, path)
+            if path.endswith(".kind"):
+                _change_kind(data, path.removesuffix(".kind"), str(value))
+        for path, value in overrides.items():
+            assign(data, path, value)
+        try:
+            config = RunConfig.model_validate(data)
+        except ValidationError as error:
+            raise_all(UserError(p.what, rule=p.rule) for p in explain(error, data, RunConfig))
+        raise_all(UserError(p.what, rule=p.rule, cure=p.cure) for p in config.problems())
+        return config
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong between settings that are right one by one."""
+        warmup, epochs = self.lr_schedule.warmup_epochs, self.training.epochs
+        if warmup and warmup >= epochs:
+            yield Problem(
+                ("lr_schedule", "warmup_epochs"),
+                f"`lr_schedule.warmup_epochs` is {warmup:g}, but `training.epochs` is {epochs}",
+                rule="the warm-up should be shorter than the training",
+                cure="shorten the warm-up",
+            )
+        for name in ("dropout", "spatial_dropout", "stochastic_depth"):
+            if getattr(self.regularization, name) and name not in self.model.regularizers:
+                yield Problem(
+                    ("regularization", name),
+                    f"`regularization.{name}` has no place in a `{self.model.kind}` model",
+                    rule=f"it takes {', '.join(sorted(self.model.regularizers)) or 'none of them'}",
+                    cure=f"delete `regularization.{name}` or choose another model",
+                )
+
+    def values(self) -> dict[str, Scalar | None]:
+        """Every scalar setting by its dotted path, defaults included; the search left out."""
+        return _flatten(self.model_dump(mode="json", exclude={"search"}))
+
+
+def off_values() -> dict[str, Scalar]:
+    """Every setting that regularizes, with the value that switches it off."""
+    return {
+        path: scalar.off.value for path, scalar in scalar_fields(RunConfig) if scalar.off is not None
+    }
+
+
+def assign(data: dict[str, Any], path: str, value: Scalar | None) -> None:
+    """Set a dotted path in nested mappings, making those that are not there."""
+    *sections, key = path.split(".")
+    for section in sections:
+        nested = data.get(section)
+        if not isinstance(nested, dict):
+            nested = data[section] = {}
+        data = nested
+    data[key] = value
+
+
+def _spell_out_kind(data: dict[str, Any], settings: Settings, path: str) -> None:
+    """Write down the kind of a path's section where the file leaves it to the default."""
+    section = path.rpartition(".")[0]
+    owner: Any = settings
+    for name in section.split("."):
+        owner = getattr(owner, name, None)
+    if hasattr(owner, "kind"):
+        assign(data, f"{section}.kind", owner.kind)
+
+
+def _change_kind(data: dict[str, Any], section: str, kind: str) -> None:
+    """Drop the keys of a section that its new kind doesn't have."""
+    *parents, name = section.split(".")
+    classes: list[type[Settings]] = [RunConfig]
+    for parent in (*parents, name):
+        classes = [c for owner in classes for c in field_classes(owner, parent)]
+    known = {key for c in classes if _is_kind(c, kind) for key in c.model_fields}
+    for parent in parents:
+        data = data.get(parent, {})
+    if known and data.get(name, {}).get("kind") != kind:
+        data[name] = {key: value for key, value in data.get(name, {}).items() if key in known}
+
+
+def _is_kind(settings: type[Settings], kind: str) -> bool:
+    choices = getattr(settings.model_fields["kind"].annotation, "__args__", None)
+    return choices is None or kind in choices
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,116 @@
+"""A folder of images: `root/train/<class>/*`, and perhaps `root/test/<class>/*`.
+
+Any size, greyscale or colour. They are decoded once (see `image_cache`) and memory-mapped after.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.datasets.base import DataSettings, ImageSet, Progress
+from pipeline.datasets.image_cache import ImageFile, cached_images
+from pipeline.datasets.image_decoding import is_colour
+from pipeline.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+class ImageFolderSettings(DataSettings):
+    """Images in a folder per class. The whole height or width is kept, and the middle of the rest.
+
+    Files with other extensions than those of images are ignored, as are hidden ones.
+    """
+
+    kind: Literal["image_folder"] = "image_folder"
+    image_size: Annotated[int, Field(ge=8)] = 32
+    """Height and width that images are resized to, in pixels."""
+    channels: Literal["auto", 1, 3] = "auto"
+    """1 for greyscale, 3 for colour, "auto" for greyscale when every training image is."""
+    cache: str = "data/cache"
+    """Folder for the decoded images; it can be deleted at any time."""
+
+    def has_test_split(self) -> bool:
+        return self._folder("test").is_dir()
+
+    def read(
+        self, split: Literal["train", "test"], progress: Progress
+    ) -> tuple[ImageSet, tuple[str, ...]]:
+        classes = _class_folders(self._folder("train"))
+        files = {"train": _list_images(self._folder("train"), classes)}
+        if self.has_test_split():
+            test_classes = _class_folders(self._folder("test"))
+            _check_test_classes(test_classes, classes, self._folder("test"))
+            if split == "test":
+                files["test"] = _list_images(self._folder("test"), test_classes)
+
+        def num_channels() -> int:
+            if self.channels == "auto":
+                return 3 if any(is_colour(file.path) for file in files["train"]) else 1
+            return self.channels
+
+        images = cached_images(
+            files[split],
+            self.image_size,
+            num_channels,
+            cache=Path(self.cache).expanduser(),
+            # with the training files, as they decide on the channels of the test images
+            key=(self._folder(split).resolve(), self.image_size, self.channels, files),
+            progress=progress,
+        )
+        label_of = {name: label for label, name in enumerate(classes)}
+        labels = np.array([label_of[file.class_name] for file in files[split]], np.int64)
+        return ImageSet(images, labels), tuple(classes)
+
+    def _folder(self, split: Literal["train", "test"]) -> Path:
+        return Path(self.root).expanduser() / split
+
+
+def _class_folders(folder: Path) -> list[str]:
+    names = sorted(path.name for path in folder.glob("[!.]*/"))
+    if len(names) < 2:
+        raise UserError(
+            f"{len(names)} class folders in {folder}",
+            where="data.root",
+            rule="images are in <root>/train/<class>/, with two classes at least",
+            cure=f"place the images of each class in a folder of its own under {folder}",
+        )
+    return names
+
+
+def _check_test_classes(test_classes: list[str], classes: list[str], folder: Path) -> None:
+    """By the names of the folders alone: what is in them is for the evaluation."""
+    unknown = sorted(set(test_classes) - set(classes))
+    if unknown:
+        raise UserError(
+            f"class {unknown[0]!r} is in the test split and not in the training split",
+            where=str(folder / unknown[0]),
+            rule=f"the classes are {', '.join(classes)}",
+            cure="rename or remove that folder, or add training images of the class",
+        )
+
+
+def _list_images(folder: Path, classes: list[str]) -> list[ImageFile]:
+    """The image files of a split, by class and name."""
+    return [file for name in classes for file in _list_class(folder / name)]
+
+
+def _list_class(folder: Path) -> list[ImageFile]:
+    with os.scandir(folder) as entries:
+        files = sorted(
+            ImageFile(entry.path, folder.name, entry.stat().st_size, entry.stat().st_mtime_ns)
+            for entry in entries
+            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
+        )
+    if not files:
+        raise UserError(
+            "the class folder has no images",
+            where=str(folder),
+            rule=f"image files end in {', '.join(EXTENSIONS)}",
+            cure="place images in the folder, or remove it",
+        )
+    return files

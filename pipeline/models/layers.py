@@ -1,0 +1,89 @@
+"""Building blocks of the nets. It needs torch, so settings files import it where they build."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from pipeline.models.base import Norm
+from pipeline.regularizers.dropout import spatial_dropout
+
+
+def norm_layer(norm: Norm, num_channels: int) -> nn.Module:
+    """A norm for (N, C, H, W), with C >= 4."""
+    match norm:
+        case "batch":
+            return nn.BatchNorm2d(num_channels)
+        case "group":  # https://arxiv.org/abs/1803.08494
+            return nn.GroupNorm(_num_groups(num_channels), num_channels)
+        case "layer":
+            return nn.GroupNorm(1, num_channels)
+        case "none":
+            return nn.Identity()
+
+
+def _num_groups(num_channels: int) -> int:
+    """At most 32, and no group of a single channel: that would be instance norm."""
+    return max(n for n in range(1, min(32, num_channels // 2) + 1) if num_channels % n == 0)
+
+
+def convolution(inputs: int, outputs: int, norm: Norm, size: int = 3, stride: int = 1) -> nn.Conv2d:
+    """A convolution that keeps H and W at stride 1; its bias is left to the norm, if any."""
+    padding = size // 2
+    return nn.Conv2d(inputs, outputs, size, stride, padding, bias=norm == "none")
+
+
+def conv_norm_relu(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> nn.Sequential:
+    """3x3: (N, inputs, H, W) to (N, outputs, ceil(H / stride), ceil(W / stride))."""
+    return nn.Sequential(
+        convolution(inputs, outputs, norm, stride=stride),
+        norm_layer(norm, outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (https://arxiv.org/abs/1512.03385).
+
+    Spatial dropout sits between the convolutions (https://arxiv.org/abs/1605.07146).
+
+    Args:
+        inputs, outputs, stride: as in `conv_norm_relu`, and so are the shapes.
+        skip: the mask over the residual branch.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm, skip: nn.Module) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            conv_norm_relu(inputs, outputs, norm, stride),
+            spatial_dropout(),
+            convolution(outputs, outputs, norm),
+            norm_layer(norm, outputs),
+            skip,
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                convolution(inputs, outputs, norm, size=1, stride=stride),
+                norm_layer(norm, outputs),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(self.shortcut(x) + self.residual(x))
+
+
+class GreyToColour(nn.Module):
+    """Repeats a grey channel: (N, 1, H, W) to (N, 3, H, W), without a copy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.expand(-1, 3, -1, -1)
+
+
+def initialise(model: nn.Module) -> nn.Module:
+    """He's initialisation (https://arxiv.org/abs/1502.01852), so that `norm: none` trains too."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model

@@ -1,0 +1,258 @@
+"""What the user sees while a study runs: a live view in a terminal, log lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.settings import Scalar
+
+NUM_RECENT = 8
+STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the study stands: counts of trials, and the best value so far."""
+
+    target: int
+    complete: int
+    pruned: int
+    failed: int
+    best: str
+    metric: str
+
+    @property
+    def finished(self) -> int:
+        return self.complete + self.pruned
+
+    def counts(self) -> str:
+        return f"{self.complete} complete, {self.pruned} pruned, {self.failed} failed"
+
+
+class View(AbstractContextManager["View"], Protocol):
+    """Is told what happens, and shows it."""
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Data is being fetched or decoded: `done` of `total` units."""
+
+    def note(self, text: str) -> None:
+        """A line that stays on the screen."""
+
+    def study(self, standing: Standing) -> None:
+        """The counts have changed."""
+
+    def trial_started(
+        self, number: int, name: str, overrides: Mapping[str, Scalar], num_epochs: int
+    ) -> None:
+        """A trial begins, with what was sampled for it."""
+
+    def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """A trial's epoch, counted from 1, has been scored."""
+
+    def trial_ended(self, number: int, state: str, text: str) -> None:
+        """A trial is COMPLETE, PRUNED or FAIL."""
+
+
+class LogView(View):
+    """A plain line for each event: for files, pipes and CI."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._epochs: dict[int, int] = {}
+        self._shown: tuple[str, int] = ("", -1)
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if (what, tenth) != self._shown:
+            self._shown = (what, tenth)
+            self._print(f"{what}: {done:,} of {total:,}")
+
+    def note(self, text: str) -> None:
+        self._print(text)
+
+    def study(self, standing: Standing) -> None:
+        self._print(
+            f"study: {standing.finished} of {standing.target} trials finished "
+            f"({standing.counts()}); best {standing.metric}: {standing.best}"
+        )
+
+    def trial_started(
+        self, number: int, name: str, overrides: Mapping[str, Scalar], num_epochs: int
+    ) -> None:
+        self._epochs[number] = num_epochs
+        self._print(f"{name}: {describe(overrides) or 'the settings of the file'}")
+
+    def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._print(f"trial {number}: epoch {epoch}/{self._epochs[number]}: {scores(metrics)}")
+
+    def trial_ended(self, number: int, state: str, text: str) -> None:
+        self._print(f"trial {number}: {state}: {text}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(
+            f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True
+        )
+
+
+@dataclass
+class _Running:
+    name: str
+    overrides: Mapping[str, Scalar]
+    num_epochs: int
+    epoch: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class LiveView(View):
+    """One screen that is redrawn in place: counts, best, running trials, the latest results."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title = console, title
+        self.standing: Standing | None = None
+        self._running: dict[int, _Running] = {}
+        self._recent: deque[tuple[str, str, str]] = deque(maxlen=NUM_RECENT)
+        self._loading = ""
+        self._started: tuple[float, int] | None = None
+        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=8)
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.clear()
+        self._live.stop()
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        self._loading = f"{what}: {done:,} of {total:,}" if done < total else ""
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+    def study(self, standing: Standing) -> None:
+        self.standing = standing
+        if self._started is None:
+            self._started = (time.monotonic(), standing.finished)
+
+    def trial_started(
+        self, number: int, name: str, overrides: Mapping[str, Scalar], num_epochs: int
+    ) -> None:
+        self._running[number] = _Running(name, overrides, num_epochs)
+
+    def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._running[number].epoch, self._running[number].metrics = epoch, metrics
+
+    def trial_ended(self, number: int, state: str, text: str) -> None:
+        running = self._running.pop(number, None)
+        name = running.name if running else f"trial {number}"
+        self._recent.append((name, state, text.splitlines()[0] if text else ""))
+
+    def render(self) -> RenderableType:
+        """The screen as it stands now."""
+        parts: list[RenderableType] = [Text(self.title, style="bold")]
+        if self._loading:
+            parts.append(Text(self._loading, style="cyan"))
+        if self.standing is not None:
+            parts += self._study_lines(self.standing)
+        for running in self._running.values():
+            parts += self._trial_lines(running)
+        if self._recent:
+            table = Table.grid(padding=(0, 2))
+            for name, state, text in self._recent:
+                table.add_row(Text(name, style="dim"), Text(state, style=STYLES[state]), Text(text))
+            parts += [Text(""), table]
+        return Group(*parts)
+
+    def _study_lines(self, standing: Standing) -> list[RenderableType]:
+        bar = Table.grid(padding=(0, 1))
+        left = f"about {duration(seconds)} left" if (seconds := self._left(standing)) else ""
+        bar.add_row(
+            Text("trials"),
+            ProgressBar(standing.target, min(standing.finished, standing.target), width=32),
+            Text(f"{standing.finished}/{standing.target}"),
+            Text(f"{standing.counts()}", style="dim"),
+            Text(left, style="dim"),
+        )
+        best = Text.assemble(f"best {standing.metric}: ", (standing.best, "bold green"))
+        return [bar, best]
+
+    def _left(self, standing: Standing) -> float | None:
+        """Seconds to the end, from the pace of this run so far; None before there is one."""
+        if self._started is None or standing.finished <= self._started[1]:
+            return None
+        seconds = time.monotonic() - self._started[0]
+        pace = seconds / (standing.finished - self._started[1])
+        return pace * max(standing.target - standing.finished, 0)
+
+    def _trial_lines(self, running: _Running) -> list[RenderableType]:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            Text(running.name, style="cyan"),
+            ProgressBar(running.num_epochs, running.epoch, width=20),
+            Text(f"epoch {running.epoch}/{running.num_epochs}"),
+            Text(scores(running.metrics)),
+        )
+        return [Text(""), bar, Text(f"  {describe(running.overrides)}", style="dim")]
+
+
+def scores(metrics: Mapping[str, float]) -> str:
+    """An epoch's metrics in a few words."""
+    if not metrics:
+        return ""
+    return (
+        f"train loss {metrics['train/loss']:.3f}, "
+        f"validation loss {metrics['validation/loss']:.3f}, "
+        f"accuracy {metrics['validation/accuracy']:.2%}, "
+        f"{metrics['images_per_sec']:,.0f} images/s"
+    )
+
+
+def describe(values: Mapping[str, Scalar]) -> str:
+    """Settings in one line, without the names of their sections where they are clear."""
+    return ", ".join(f"{short_name(path)} {spell(value)}" for path, value in values.items())
+
+
+def short_name(path: str) -> str:
+    """The last part of a dotted path; two for parts that say little alone."""
+    *_, section, name = path.split(".") if "." in path else ("", path)
+    return f"{section}.{name}" if name in ("kind", "strength", "gamma") else name
+
+
+def spell(value: Scalar | None) -> str:
+    """A value with at most three significant digits."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return {True: "true", False: "false", None: "-"}.get(value, str(value)) if (
+        value is None or isinstance(value, bool)
+    ) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def open_view(console: Console, title: str) -> View:
+    """The live view in a terminal; log lines where the output goes anywhere else."""
+    if console.is_terminal:
+        return LiveView(console, title)
+    view = LogView(console)
+    view.note(title)
+    return view

@@ -1,0 +1,114 @@
+"""The winner in MLflow's registry: one version a run, and an alias that points at it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from pydantic import Field
+from torch import nn
+
+from pipeline import exported_model
+from pipeline.exported_model import InferenceModel, ModelInfo
+from pipeline.settings import Settings
+
+
+class RegistrySettings(Settings):
+    """Where the winner goes."""
+
+    model_name: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^/:@'\"\s]+$")]
+    """Name of the registered model in MLflow; its alias `champion` is the winner."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model, and the alias it was given."""
+
+    name: str
+    version: int
+    alias: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}@{self.alias}"
+
+
+def register(
+    client: MlflowClient,
+    run_id: str,
+    model: nn.Module,
+    info: ModelInfo,
+    model_name: str,
+    alias: str = "champion",
+) -> Registered:
+    """Registers a run's model and points the alias at it; a run has one version, however often.
+
+    Args:
+        model: maps normalized images (N, C, H, W) to logits (N, K), on any device; not changed.
+
+    Raises:
+        MlflowException: the store is away, or refuses.
+        RuntimeError: what was saved does not answer as `model` does.
+    """
+    _create_registered_model(client, model_name)
+    known = client.search_model_versions(f"name = '{model_name}' and run_id = '{run_id}'")
+    if known:
+        version = known[0]
+    else:
+        model_id = _log_model(client, run_id, InferenceModel(model, info), info, model_name)
+        source = f"models:/{model_id}"
+        version = client.create_model_version(
+            model_name, source, run_id, _tags(info), model_id=model_id
+        )
+    client.set_registered_model_alias(model_name, alias, version.version)
+    return Registered(model_name, int(version.version), alias)
+
+
+def _create_registered_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _log_model(
+    client: MlflowClient, run_id: str, model: InferenceModel, info: ModelInfo, name: str
+) -> str:
+    """Logs the model as an output of its run and returns its id.
+
+    `mlflow.pytorch.log_model` does the same, but on the active run and the global tracking URI.
+    """
+    run = client.get_run(run_id)
+    logged = client.create_logged_model(
+        run.info.experiment_id, name, run_id, _tags(info), run.data.params, "classifier"
+    )
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    meta = Model(
+        artifact_path=logged.artifact_location,
+        run_id=run_id,
+        model_uuid=logged.model_id,
+        model_id=logged.model_id,
+    )
+    with TemporaryDirectory() as folder:
+        exported_model.save(model, info, Path(folder, "model"), meta)
+        client.log_model_artifacts(logged.model_id, str(Path(folder, "model")))
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return str(logged.model_id)
+
+
+def _tags(info: ModelInfo) -> dict[str, str]:
+    return {
+        "class_names": json.dumps(info.class_names),
+        "regsearch.data": json.dumps(info.data),
+        "regsearch.data_digest": info.data_digest,
+        "regsearch.seed": str(info.seed),
+        **{name: str(value) for name, value in info.metrics.items()},
+    }

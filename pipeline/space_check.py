@@ -1,0 +1,222 @@
+"""Is a search space possible? Every entry's bounds are tried on the settings before any training."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.config_errors import Problem
+from pipeline.errors import UserError
+from pipeline.search_space import (
+    CategoricalEntry,
+    Choice,
+    SearchEntry,
+    find_cycle,
+    in_range,
+    same,
+)
+from pipeline.settings import Scalar, scalar_fields
+
+SEARCHABLE = ("model", "training", "lr_schedule", "regularization", "augmentation")
+RANDOM_POINTS = 100
+
+
+def searchable_paths() -> list[str]:
+    """Every dotted path that may stand under `search:`."""
+    paths = (path for path, _ in scalar_fields(RunConfig) if path.split(".")[0] in SEARCHABLE)
+    return list(dict.fromkeys(paths))
+
+
+def check_search(config: RunConfig) -> Iterator[Problem]:
+    """What is wrong with `search:`, the first kind of mistake only."""
+    for check in (_unknown_paths, _conditions, _recipe_choices, _bounds, _dead_augmentation):
+        found = list(check(config))
+        yield from found
+        if found:
+            return
+    yield from _combinations(config)
+
+
+def _unknown_paths(config: RunConfig) -> Iterator[Problem]:
+    known = searchable_paths()
+    for path in config.search:
+        if path not in known:
+            close = difflib.get_close_matches(path, known, n=1)
+            cure = f"did you mean `{close[0]}`?" if close else "`regsearch schema` lists them all"
+            yield Problem(
+                ("search", path),
+                f"`{path}` is not a setting that can be searched",
+                f"the dotted path of a scalar setting under {', '.join(SEARCHABLE)}",
+                cure,
+            )
+
+
+def _conditions(config: RunConfig) -> Iterator[Problem]:
+    cycle = find_cycle(config.search)
+    if cycle:
+        yield Problem(
+            ("search", cycle[0], "when"),
+            f"the condition of `{cycle[0]}` depends on itself: {' -> '.join(cycle)}",
+            "conditions lead from one entry to another and never back",
+            "delete one of these conditions",
+        )
+    for path, entry in config.search.items():
+        for parent in entry.when:
+            yield from _condition(config, path, entry, parent)
+
+
+def _condition(
+    config: RunConfig, path: str, entry: SearchEntry, parent: str
+) -> Iterator[Problem]:
+    place = ("search", path, "when", parent)
+    if parent not in config.search:
+        yield Problem(
+            place,
+            f"`{path}` depends on `{parent}`, which is not searched",
+            "a condition names another key of `search:`",
+            f"search `{parent}` too, or delete the condition",
+        )
+        return
+    for value in entry.values_of(parent):
+        if not in_range(config.search[parent], value):
+            yield Problem(
+                place,
+                f"`{path}` waits for `{parent}` to be {value!r}, which it can't be",
+                f"one of the values that `{parent}` is searched over",
+                "change the condition, or add the value",
+            )
+
+
+def _recipe_choices(config: RunConfig) -> Iterator[Problem]:
+    """The recipe is a baseline of the study, so its choices must be points of the space."""
+    values = config.values()
+    for path, entry in config.search.items():
+        value = values.get(path)
+        given = isinstance(entry, CategoricalEntry) and path in values
+        if given and not any(same(value, choice) for choice in entry.edges()):
+            yield Problem(
+                ("search", path),
+                f"the file's own `{path}` is {value!r}, which is not among the choices",
+                "the file's own settings are tried as a baseline, so they belong to the space",
+                f"add {value!r} to `choices`, or set `{path}` to one of them outside of `search:`",
+            )
+
+
+def _bounds(config: RunConfig) -> Iterator[Problem]:
+    for path, entry in config.search.items():
+        for context, edge in itertools.product(_contexts(config, path), entry.edges()):
+            try:
+                config.with_overrides({**context, path: edge})
+            except UserError as error:
+                given = "".join(f" with {key}: {value}" for key, value in context.items())
+                yield Problem(
+                    ("search", path),
+                    f"`{path}` can't be {edge!r}{given}: {_one_line(error)}",
+                    "every value of an entry is one that the setting accepts",
+                    _bounds_cure(config, path, error),
+                )
+                break
+
+
+def _bounds_cure(config: RunConfig, path: str, error: UserError) -> str:
+    kind = f"{path.rpartition('.')[0]}.kind"
+    if kind in config.search and "not a key" in error.what:
+        return f"add `when: {{{kind}: [...]}}` with the kinds that have it"
+    return "change the bounds or the choices"
+
+
+def _dead_augmentation(config: RunConfig) -> Iterator[Problem]:
+    """Parts of augmentation that are asked for, but scaled by a strength of 0."""
+    if "augmentation.strength" in config.search:
+        return
+    searched = [p for p in config.search if p.startswith("augmentation.")]
+    silent = [f"augmentation.{name}" for name in config.augmentation.silent_parts()]
+    if not config.augmentation.strength and (silent or searched):
+        path = (searched or silent)[0]
+        yield Problem(
+            ("search", path) if searched else tuple(path.split(".")),
+            f"`{path}` does nothing, because `augmentation.strength` is 0",
+            "`strength` scales every part of the augmentation",
+            "set `augmentation.strength: 1.0`, or search it",
+        )
+
+
+def _combinations(config: RunConfig) -> Iterator[Problem]:
+    """The first of many random points that the settings don't accept."""
+    chance = _RandomTrial(random.Random(0))
+    for _ in range(RANDOM_POINTS if config.search else 0):
+        sample = config.space.sample(chance)
+        try:
+            config.with_overrides(sample)
+        except UserError as error:
+            listed = ", ".join(f"{path}: {_short(value)}" for path, value in sample.items())
+            yield Problem(
+                ("search",),
+                f"these values don't go together: {listed}: {_one_line(error)}",
+                "every point of the space is one that the settings accept",
+                "narrow the bounds, or add a condition (`when`)",
+            )
+            return
+
+
+def _contexts(config: RunConfig, path: str) -> list[dict[str, Choice]]:
+    """The values of other entries under which an entry is to be tried.
+
+    They are those of its conditions (and of theirs in turn), and every kind of the section that
+    it belongs to.
+    """
+    options: dict[str, list[Choice]] = {}
+
+    def collect(child: str) -> None:
+        for parent in config.search[child].when:
+            options.setdefault(parent, config.search[child].values_of(parent))
+            collect(parent)
+
+    collect(path)
+    for kind, entry in config.search.items():
+        section, _, key = kind.rpartition(".")
+        if key == "kind" and path.startswith(f"{section}.") and path != kind:
+            options.setdefault(kind, entry.edges())
+    return [
+        dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
+    ]
+
+
+def _one_line(error: UserError) -> str:
+    return f"{error.what}; {error.rule}" if error.rule else str(error)
+
+
+def _short(value: Scalar) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+class _RandomTrial:
+    """Draws uniformly, in place of an Optuna trial."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None, log: bool
+    ) -> float:
+        del name
+        if step is not None:
+            return low + step * self.chance.randint(0, round((high - low) / step))
+        if log:
+            drawn = math.exp(self.chance.uniform(math.log(low), math.log(high)))
+            return min(max(drawn, low), high)
+        return self.chance.uniform(low, high)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        return round(self.suggest_float(name, low, high, step=None if log else step, log=log))
+
+    def suggest_categorical(self, name: str, choices: tuple[Choice, ...]) -> Any:
+        del name
+        return self.chance.choice(choices)
+
+

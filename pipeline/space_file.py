@@ -1,0 +1,68 @@
+"""A space file -> `Space`: read, checked, and ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.config import RunConfig, assign
+from pipeline.config_errors import explain, raise_all
+from pipeline.errors import UserError
+from pipeline.space_check import check_search
+from pipeline.yaml_file import Place, parse_scalar, read_yaml
+
+
+@dataclass(frozen=True)
+class Space:
+    """A space file as it was read: its settings and its text."""
+
+    path: Path
+    text: str
+    config: RunConfig
+
+
+def load_space(path: Path, assignments: Sequence[str] = ()) -> Space:
+    """Read a space file and check everything that can be checked without the images.
+
+    Args:
+        path: the YAML file.
+        assignments: `dotted.key=value`, as if each stood in the file.
+
+    Raises:
+        UserError: naming file and line (or the assignment), the rule and the cure.
+    """
+    file = read_yaml(path)
+    given = _apply_assignments(file.data, assignments)
+
+    def where(place: Place) -> str:
+        texts = (f"--set {text}" for key, text in given.items() if place[: len(key)] == key)
+        return next(texts, file.where(place))
+
+    try:
+        config = RunConfig.model_validate(file.data)
+    except ValidationError as error:
+        raise_all(p.at(where) for p in explain(error, file.data, RunConfig))
+    raise_all(p.at(where) for p in config.problems())
+    raise_all(p.at(where) for p in check_search(config))
+    return Space(path, file.text, config)
+
+
+def _apply_assignments(data: dict[str, Any], assignments: Sequence[str]) -> dict[Place, str]:
+    """Write `dotted.key=value` into a file's data; which place came from which assignment."""
+    places: dict[Place, str] = {}
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        if not equals or not path or path.split(".")[0] == "search":
+            raise UserError(
+                "not an assignment to a setting",
+                where=f"--set {text}",
+                rule="dotted.key=value, for any setting outside of `search:`",
+                cure="for instance --set training.epochs=10; what is searched stands in the file",
+            )
+        assign(data, path, parse_scalar(value))
+        places[tuple(path.split("."))] = text
+    return places

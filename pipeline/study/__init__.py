@@ -1,0 +1,31 @@
+"""The study: Optuna on a relational store, the one authority on what has been tried."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.settings import Settings
+from pipeline.study.pruners import AnyPruner, MedianSettings
+from pipeline.study.samplers import AnySampler, TpeSettings
+from pipeline.training.metrics import Metric
+
+
+class StudySettings(Settings):
+    """`study:` - what is sought, how long, and by which rules."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Names the Optuna study and the MLflow experiment: letters, digits, `.`, `_` and `-`."""
+    metric: Metric = "validation/accuracy"
+    """What is optimized. Its direction follows from its name."""
+    trials: Annotated[int, Field(ge=1)] = 50
+    """Finished (complete or pruned) trials in the study, over all runs of it; baselines count."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Fixes the splits, the sampler and every trial's streams of chance."""
+    sampler: AnySampler = TpeSettings(kind="tpe")
+    """Which point is tried next."""
+    pruner: AnyPruner = MedianSettings(kind="median")
+    """Which trials are stopped early."""
+    max_consecutive_failures: Annotated[int, Field(ge=1)] = 5
+    """So many failed trials in a row end the search."""

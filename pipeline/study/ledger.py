@@ -1,0 +1,245 @@
+"""The study's books: its spec, its budget, its baselines, who has claimed which trial.
+
+Optuna's store is the authority; nothing is counted anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.config import RunConfig, off_values
+from pipeline.errors import UserError
+from pipeline.search_space import same
+from pipeline.seeding import stream_seed
+from pipeline.settings import Scalar
+from pipeline.study.pruners import build_pruner
+from pipeline.study.samplers import QmcSettings, build_sampler
+from pipeline.training.metrics import direction, is_better
+
+Baseline = Literal["unregularized", "recipe"]
+BASELINES: tuple[Baseline, ...] = ("unregularized", "recipe")
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""The states that count towards `study.trials`. A failed trial is made up for by another."""
+
+SPEC, UUID = "regsearch.spec", "regsearch.uuid"
+BASELINE, OVERRIDES, LINEAGE, OWNER, REASON = (
+    f"regsearch.{name}" for name in ("baseline", "overrides", "lineage", "owner", "reason")
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process has taken: its number, its settings, and how to report on it."""
+
+    trial: optuna.Trial
+    overrides: Mapping[str, Scalar]
+    baseline: Baseline | None
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def lineage(self) -> int:
+        """The number of the first attempt, which the seeds follow: a retry draws as it did."""
+        return int(self.trial.user_attrs.get(LINEAGE, self.number))
+
+    @property
+    def name(self) -> str:
+        """`trial 7`, or `trial 0 (unregularized)`."""
+        return f"trial {self.number}" + (f" ({self.baseline})" if self.baseline else "")
+
+    def report(self, epoch: int, value: float) -> bool:
+        """Record an epoch's value of the metric; whether the pruner wants the trial to stop.
+
+        Baselines are never pruned: the gain over them is what the study is about.
+        """
+        self.trial.report(value, epoch)
+        return self.baseline is None and self.trial.should_prune()
+
+
+class Ledger:
+    """One study on its store.
+
+    Args:
+        config: the settings of the study.
+        storage: the opened store.
+
+    Raises:
+        UserError: when the store has a study of this name with other settings.
+    """
+
+    def __init__(self, config: RunConfig, storage: BaseStorage) -> None:
+        self.config, self.space = config, config.space
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(
+            study_name=config.study.name,
+            storage=storage,
+            load_if_exists=True,
+            direction=direction(config.study.metric),
+            pruner=build_pruner(config.study.pruner, config.training.epochs),
+        )
+        if SPEC not in self.study.user_attrs:
+            self._begin()
+        self._require_same_spec()
+
+    def _begin(self) -> None:
+        self.study.set_user_attr(UUID, str(uuid.uuid4()))
+        for baseline, overrides in baselines(self.config).items():
+            values = self.config.values() | overrides
+            self.study.enqueue_trial(
+                self.space.nearest(values),
+                user_attrs={BASELINE: baseline, OVERRIDES: overrides},
+            )
+        self.study.set_user_attr(SPEC, spec(self.config))
+
+    def _require_same_spec(self) -> None:
+        old, new = self.study.user_attrs[SPEC], spec(self.config)
+        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        if changed:
+            lines = [f"    {key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed]
+            raise UserError(
+                f"the study {self.config.study.name!r} was begun with other settings:\n"
+                + "\n".join(lines),
+                where="the study's store",
+                rule="all trials of a study are drawn from one space and trained alike; only "
+                "`study.trials` may change",
+                cure="undo the changes, or give the study another `study.name`",
+            )
+
+    @property
+    def uuid(self) -> str:
+        return str(self.study.user_attrs[UUID])
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """All trials in these states (in any, if none is named)."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def num_finished(self) -> int:
+        return len(self.trials(*FINISHED))
+
+    def requeue_dead(self) -> list[int]:
+        """Fail the trials whose process on this machine has died, and queue each once more."""
+        dead = [t for t in self.trials(TrialState.RUNNING) if _has_died(t.user_attrs.get(OWNER))]
+        for trial in dead:
+            self._requeue(trial, "its process died")
+        return [trial.number for trial in dead]
+
+    def claim(self) -> Claim | None:
+        """Take the next trial; None when `study.trials` are finished."""
+        if self.num_finished() >= self.config.study.trials:
+            return None
+        self.study.sampler = self._sampler()
+        trial = self.study.ask()
+        trial.set_user_attr(OWNER, f"{socket.gethostname()}:{os.getpid()}")
+        sample = self.space.sample(trial)
+        baseline = trial.user_attrs.get(BASELINE)
+        overrides = sample if baseline is None else trial.user_attrs[OVERRIDES]
+        return Claim(trial, overrides, baseline)
+
+    def _sampler(self) -> optuna.samplers.BaseSampler:
+        """A sampler whose stream goes on where it was, however often the study is restarted.
+
+        A quasi-random sequence keeps its one seed: its place in the sequence is in the store.
+        """
+        settings, seed = self.config.study.sampler, self.config.study.seed
+        seed = seed if settings.seed is None else settings.seed
+        number = None if isinstance(settings, QmcSettings) else len(self.trials())
+        return build_sampler(settings, stream_seed(seed, "sampler", number) % 2**32)
+
+    def complete(self, claim: Claim, value: float) -> None:
+        self.study.tell(claim.trial, value)
+
+    def prune(self, claim: Claim) -> None:
+        self.study.tell(claim.trial, state=TrialState.PRUNED)
+
+    def fail(self, claim: Claim, reason: str) -> None:
+        claim.trial.set_user_attr(REASON, reason)
+        self.study.tell(claim.trial, state=TrialState.FAIL)
+
+    def give_back(self, claim: Claim, reason: str) -> None:
+        """Fail a trial through no fault of its own, and queue it once more."""
+        self._requeue(self.study.trials[claim.number], reason)
+
+    def _requeue(self, trial: FrozenTrial, reason: str) -> None:
+        self.study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
+        self.study.tell(trial.number, state=TrialState.FAIL)
+        kept = {LINEAGE: trial.number} | {
+            key: value
+            for key, value in trial.user_attrs.items()
+            if key in (BASELINE, OVERRIDES, LINEAGE)
+        }
+        self.study.enqueue_trial(trial.params, user_attrs=kept)
+
+    def best(self) -> FrozenTrial | None:
+        """The complete trial with the best value; None while there is none."""
+        complete = self.trials(TrialState.COMPLETE)
+        best = max if direction(self.config.study.metric) == "maximize" else min
+        return best(complete, key=lambda trial: trial.value, default=None)
+
+    def would_be_best(self, value: float) -> bool:
+        """Whether a complete trial with this value would be the best so far."""
+        best = self.best()
+        return best is None or is_better(self.config.study.metric, value, best.value)
+
+    def trials_to_keep(self) -> list[int]:
+        """The numbers of the trials whose weights are needed: the best and the baselines."""
+        kept = [self.best(), *map(self.baseline, BASELINES)]
+        return [trial.number for trial in kept if trial is not None]
+
+    def baseline(self, name: Baseline) -> FrozenTrial | None:
+        """The complete trial of a baseline; None before it is there."""
+        found = (t for t in self.trials(TrialState.COMPLETE) if t.user_attrs.get(BASELINE) == name)
+        return next(found, None)
+
+
+def baselines(config: RunConfig) -> dict[Baseline, dict[str, Scalar]]:
+    """What is always tried first: no regularization at all, and the file's own settings.
+
+    Where the file's own settings don't regularize, the two are one.
+    """
+    values = config.values()
+    off = {path: v for path, v in off_values().items() if not same(values.get(path), v)}
+    return {"unregularized": off, "recipe": {}} if off else {"unregularized": {}}
+
+
+def overrides_of(trial: FrozenTrial) -> dict[str, Scalar]:
+    """What a trial changed in the file's settings."""
+    given: dict[str, Scalar] = trial.user_attrs.get(OVERRIDES, trial.params)
+    return given
+
+
+def spec(config: RunConfig) -> dict[str, Any]:
+    """All that the trials of a study have in common, by dotted path."""
+    values: dict[str, Any] = {**config.values()}
+    del values["study.trials"]
+    search = config.model_dump(mode="json", exclude_unset=True)["search"] if config.search else {}
+    values |= {f"search.{path}": json.dumps(entry, sort_keys=True) for path, entry in search.items()}
+    return json.loads(json.dumps(values))  # type: ignore[no-any-return]
+
+
+def _has_died(owner: str | None) -> bool:
+    """Whether a trial's process ran on this machine and is gone."""
+    host, _, process = (owner or "").rpartition(":")
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+

@@ -1,0 +1,163 @@
+"""Training of one network: epochs of steps, scored on the validation images, best weights kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lr_schedules import build_schedule
+from pipeline.seeding import TrialSeeds
+from pipeline.training.data import DeviceData, DeviceSplit
+from pipeline.training.early_stopping import EarlyStopping
+from pipeline.training.metrics import Metric, classification_metrics
+from pipeline.training.precision import resolve_precision
+from pipeline.training.recipe import Recipe
+from pipeline.training.step import TrainStep
+
+EVAL_BATCH = 1_000
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Called with each epoch (from 1) and its metrics. What it raises ends the training."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss, the penalty or a score became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training ended: the best epoch with its metrics, and how many epochs were run."""
+
+    best_epoch: int
+    metrics: Mapping[str, float]
+    num_epochs: int
+    num_epochs_allowed: int
+
+    @property
+    def stopped_early(self) -> bool:
+        return self.num_epochs < self.num_epochs_allowed
+
+
+class Trainer:
+    """One training from first weights to best weights.
+
+    Args:
+        model: maps normalised images (N, C, H, W) to logits (N, K); it is moved to the data's
+            device, and holds the best weights in eval mode when `fit` returns.
+        data: the images, on the device.
+        recipe: how to train.
+        metric: which metric says what is best.
+        seeds: the trial's streams of chance. The device's default generator is reseeded for
+            dropout, so one process trains one network at a time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DeviceData,
+        recipe: Recipe,
+        metric: Metric,
+        seeds: TrialSeeds,
+    ) -> None:
+        self.data, self.recipe = data, recipe
+        self.device = data.mean.device
+        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.dtype = resolve_precision(recipe.training.precision, self.device)
+        self.batch_size = min(recipe.training.batch_size, len(data.train))
+        self.steps_per_epoch = len(data.train) // self.batch_size
+        self.schedule = build_schedule(
+            recipe.lr_schedule, recipe.training.epochs, self.steps_per_epoch
+        )
+        self.step = TrainStep(self.model, data, recipe, self.schedule, seeds, self.dtype)
+        self.early_stopping = EarlyStopping(recipe.training.early_stopping, metric)
+        self.order_stream = torch.Generator().manual_seed(seeds.order)
+        torch.manual_seed(seeds.dropout)
+        self.epoch = 0
+
+    def fit(self, report: Report) -> FitResult:
+        """Train to the last epoch or until patience runs out.
+
+        Raises:
+            NonFiniteLoss: as soon as an epoch gives a number that is not finite.
+            Exception: whatever `report` raises.
+        """
+        allowed = self.recipe.training.epochs
+        while self.epoch < allowed and not self.early_stopping.should_stop(self.epoch):
+            self.epoch += 1
+            metrics = self._train_epoch()
+            require_finite(metrics, self.epoch)
+            with self.step.averaged():
+                metrics |= self._score()
+                require_finite(metrics, self.epoch)
+                self.early_stopping.observe(self.epoch, metrics, self.model)
+            self.schedule.observe(metrics["validation/loss"])
+            report(self.epoch, metrics)
+        self.early_stopping.restore(self.model)
+        self.model.eval()
+        best = self.early_stopping
+        return FitResult(best.best_epoch, best.best_metrics, self.epoch, allowed)
+
+    def _train_epoch(self) -> dict[str, float]:
+        started = time.perf_counter()
+        self.model.train()
+        order = torch.randperm(len(self.data.train), generator=self.order_stream)
+        batches = order[: self.steps_per_epoch * self.batch_size].to(self.device)
+        for indices in batches.view(self.steps_per_epoch, self.batch_size):
+            self.step(indices, self.epoch)
+        loss, penalty, accuracy, norm = (self.step.sums / self.steps_per_epoch).tolist()
+        self.step.sums.zero_()
+        seconds = time.perf_counter() - started
+        return {
+            "train/loss": loss,
+            "train/penalty": penalty,
+            "train/accuracy": accuracy,
+            "gradient_norm": norm,
+            "learning_rate": self.step.optimizer.param_groups[0]["lr"],
+            "epoch_sec": seconds,
+            "images_per_sec": batches.numel() / seconds,
+        }
+
+    def _score(self) -> dict[str, float]:
+        """Scores on the validation images and on the clean probe of the training images."""
+        scores = self._score_split(self.data.validation)
+        clean = self._score_split(self.data.probe)["accuracy"]
+        return {
+            **{f"validation/{name}": value for name, value in scores.items()},
+            "train/clean_accuracy": clean,
+            "generalization_gap": clean - scores["accuracy"],
+        }
+
+    def _score_split(self, split: DeviceSplit) -> dict[str, float]:
+        logits = predict(self.model, split.images, self.data.mean, self.data.std, self.dtype)
+        return classification_metrics(logits, split.labels)
+
+
+def require_finite(metrics: Mapping[str, float], epoch: int) -> None:
+    """Raise `NonFiniteLoss` for the first metric that is NaN or infinite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise NonFiniteLoss(f"{name} is {value} in epoch {epoch}")
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Logits (N, K) float32 of un-augmented images (N, C, H, W) uint8, in eval mode.
+
+    The model is left in the mode it was found in.
+    """
+    was_training = model.training
+    model.eval()
+    logits = []
+    for batch in images.split(EVAL_BATCH):
+        inputs = (batch.float() / 255 - mean) / std
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            logits.append(model(inputs.contiguous(memory_format=torch.channels_last)).float())
+    model.train(was_training)
+    return torch.cat(logits)

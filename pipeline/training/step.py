@@ -1,0 +1,113 @@
+"""One update of the weights. Reads in order: forward, data loss, penalty, backward, clip, update.
+
+What is searched enters as a 0-d tensor on the device, so that one step serves every trial.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.augmentation import Augmentation
+from pipeline.lr_schedules import Schedule
+from pipeline.optimizers import build_optimizer, parameter_groups
+from pipeline.regularizers.label_smoothing import smoothed_cross_entropy
+from pipeline.regularizers.mixing import Mixing
+from pipeline.regularizers.weight_averaging import WeightAverage
+from pipeline.regularizers.weight_penalty import penalty
+from pipeline.seeding import TrialSeeds
+from pipeline.training.data import DeviceData
+from pipeline.training.recipe import Recipe
+
+
+class TrainStep:
+    """Everything that changes from update to update, and the update itself.
+
+    Sums of an epoch gather on the device, in `sums`: data loss, penalty, correct answers (all
+    weighted by image) and gradient norm (by update).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DeviceData,
+        recipe: Recipe,
+        schedule: Schedule,
+        seeds: TrialSeeds,
+        dtype: torch.dtype,
+    ) -> None:
+        device = data.mean.device
+        regularization = recipe.regularization
+        self.model, self.data, self.recipe, self.schedule = model, data, recipe, schedule
+        self.dtype, self.device = dtype, device
+        self.optimizer = build_optimizer(model, recipe.training.optimizer)
+        self.decayed, _ = parameter_groups(model)
+        self.augmentation = Augmentation(recipe.augmentation, data.image_shape, device)
+        self.augmentation_stream = torch.Generator(device).manual_seed(seeds.augmentation)
+        mixes = regularization.mixup_alpha > 0 or regularization.cutmix_alpha > 0
+        self.mixing = Mixing(regularization, device) if mixes else None
+        self.mixing_stream = torch.Generator(device).manual_seed(seeds.mixing)
+        decay = regularization.ema_decay
+        self.average = WeightAverage(model, decay) if decay > 0 else None
+        self.smoothing = torch.tensor(regularization.label_smoothing, device=device)
+        self.l1 = torch.tensor(regularization.l1, device=device)
+        self.l2 = torch.tensor(regularization.l2, device=device)
+        self.sums = torch.zeros(4, device=device)
+        self.num_updates = 0
+
+    def __call__(self, indices: Tensor, epoch: int) -> None:
+        """Update the weights on one batch of training images, given by position: (N,) int64."""
+        learning_rate = self.recipe.training.optimizer.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * self.schedule.multiplier(self.num_updates)
+        images, labels = self._batch(indices, epoch)
+        partners, share = labels, None
+        if self.mixing is not None:
+            images, permutation, share = self.mixing(images, self.mixing_stream)
+            partners = labels[permutation]
+
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.model(images)
+        logits = logits.float()
+        data_loss = smoothed_cross_entropy(logits, labels, self.smoothing)
+        correct = (logits.argmax(dim=1) == labels).float()
+        if share is not None:
+            data_loss = torch.lerp(
+                smoothed_cross_entropy(logits, partners, self.smoothing), data_loss, share
+            )
+            correct = torch.lerp((logits.argmax(dim=1) == partners).float(), correct, share)
+        weight_penalty = penalty(self.decayed, self.l1, self.l2)
+        loss = data_loss.mean() + weight_penalty
+
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = self._clip()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        self.num_updates += 1
+        self.sums += torch.stack(
+            [data_loss.mean(), weight_penalty, correct.mean(), norm]
+        ).detach()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model holds the weights that are to be scored: the average where there is one."""
+        return nullcontext() if self.average is None else self.average.applied_to(self.model)
+
+    def _batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """The augmented, normalised images (N, C, H, W) float and their labels (N,)."""
+        images = self.augmentation(
+            self.data.train.images[indices], indices, epoch, self.augmentation_stream
+        )
+        images = (images - self.data.mean) / self.data.std
+        return images.contiguous(memory_format=torch.channels_last), self.data.train.labels[indices]
+
+    def _clip(self) -> Tensor:
+        """Scale the gradients down where asked; the norm that they had before, 0-d."""
+        limit = self.recipe.training.gradient_clip_norm
+        parameters = list(self.model.parameters())
+        if limit:
+            return nn.utils.clip_grad_norm_(parameters, limit)
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
