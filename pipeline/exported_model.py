@@ -57,6 +57,7 @@ class LoadedModel:
     module: nn.Module
     info: ModelInfo
     model_id: str
+    run_id: str
 
 
 class InferenceModel(nn.Module):
@@ -129,7 +130,7 @@ def load(path: Path) -> LoadedModel:
             rule="a pt2 graph with its metadata; code and pickles are never executed",
             cure="evaluate a model that `regsearch run` registered",
         ) from None
-    return LoadedModel(module, info, str(meta.model_id))
+    return LoadedModel(module, info, str(meta.model_id), str(meta.run_id))
 
 
 def _refuse_code(path: Path, flavor: Mapping[str, Any]) -> None:

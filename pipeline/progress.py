@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.settings import Scalar
+from pipeline.words import describe, duration
 
 NUM_RECENT = 8
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
@@ -219,34 +220,6 @@ def scores(metrics: Mapping[str, float]) -> str:
         f"accuracy {metrics['validation/accuracy']:.2%}, "
         f"{metrics['images_per_sec']:,.0f} images/s"
     )
-
-
-def describe(values: Mapping[str, Scalar]) -> str:
-    """Settings in one line, without the names of their sections where they are clear."""
-    return ", ".join(f"{short_name(path)} {spell(value)}" for path, value in values.items())
-
-
-def short_name(path: str) -> str:
-    """The last part of a dotted path; two for parts that say little alone."""
-    *_, section, name = path.split(".") if "." in path else ("", path)
-    return f"{section}.{name}" if name in ("kind", "strength", "gamma") else name
-
-
-def spell(value: Scalar | None) -> str:
-    """A value with at most three significant digits."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return {True: "true", False: "false", None: "-"}.get(value, str(value)) if (
-        value is None or isinstance(value, bool)
-    ) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 5 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def open_view(console: Console, title: str) -> View:

@@ -6,25 +6,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from pydantic import Field
 from torch import nn
 
 from pipeline import exported_model
 from pipeline.exported_model import InferenceModel, ModelInfo
-from pipeline.settings import Settings
-
-
-class RegistrySettings(Settings):
-    """Where the winner goes."""
-
-    model_name: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^/:@'\"\s]+$")]
-    """Name of the registered model in MLflow; its alias `champion` is the winner."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.augmentation import colour, erasing, flips, geometry, randaugment
 from pipeline.augmentation.settings import AugmentationSettings
 
-_NUM_DRAWS = 18
+_NUM_DRAWS = 26  # 7 for geometry, 4 for colour, 7 for rectangles, 2 for each RandAugment round
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,21 @@ class Augmentation:
         Returns:
             (N, C, H, W) in [0, 1]; exactly `images / 255` at strength 0.
         """
-        draws = torch.rand(_NUM_DRAWS, len(images), generator=generator, device=images.device)
-        shape = (self.structure.num_ops, 2, len(images))
+        return self.apply(images, indices, epoch, self.draw(len(images), generator))
+
+    def draw(self, num_images: int, generator: torch.Generator) -> Tensor:
+        """All the chance of a batch of N images: (26, N) uniform in [0, 1), for `apply`."""
+        return torch.rand(_NUM_DRAWS, num_images, generator=generator, device=self._ranges.device)
+
+    def apply(self, images: Tensor, indices: Tensor, epoch: int | Tensor, draws: Tensor) -> Tensor:
+        """The arithmetic of a call, apart from its chance: torch.compile takes no generator."""
         rounds = [
             randaugment.Round.drawn(pair, self._range["randaugment"])
-            for pair in torch.rand(shape, generator=generator, device=images.device)
+            for pair in draws[18:].view(-1, 2, draws.shape[1])[: self.structure.num_ops]
         ]
         result = self._move(images, indices, epoch, draws[:7], rounds)
         result = self._recolour(result, draws[7:11], rounds)
-        result = self._erase(result, draws[11:])
+        result = self._erase(result, draws[11:18])
         return result.to(self._dtype).contiguous(memory_format=self._memory_format)
 
     def _move(
@@ -147,6 +153,7 @@ class Augmentation:
         maps = geometry.compose(maps, self._affine_map(draws[3:]))
         for choice in rounds:
             maps = geometry.compose(maps, randaugment.affine_map(choice, self._size))
+        # Bilinear weights may add up to a rounding error more than 1 on some devices.
         return geometry.resample(images.float().div_(255), maps).clamp_(0, 1)
 
     def _affine_map(self, draws: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ def recolour(images: Tensor, choice: Round) -> Tensor:
 def posterize(images: Tensor, num_bits_lost: Tensor) -> Tensor:
     """Clears that many (N,) of the low bits of the values' 8; 0 is neutral."""
     step = torch.exp2(num_bits_lost)[:, None, None, None]
-    low_bits = (images * 255).round_().remainder_(step)
+    levels = (images * 255).round_()
+    low_bits = levels.addcmul_((levels / step).floor_(), step, value=-1)
     return images.sub(low_bits, alpha=1 / 255)
 
 

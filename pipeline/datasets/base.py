@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.errors import UserError
+from pipeline.datasets.stratify import Indices, Partition, partition, subset
 from pipeline.seeding import generator
 from pipeline.settings import Settings
 
@@ -46,7 +46,7 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: npt.NDArray[np.intp]) -> ImageSet:
+    def take(self, indices: Indices) -> ImageSet:
         """A copy in memory of the images at these indices, in their order."""
         return ImageSet(np.ascontiguousarray(self.images[indices]), self.labels[indices])
 
@@ -140,8 +140,7 @@ class Splits:
 def load_splits(settings: DataSettings, seed: int, progress: Progress | None = None) -> Splits:
     """Train, validation and selection images, drawn by `seed` alone, class by class.
 
-    Neither `train_images` nor a trial changes who is in validation and selection, and a smaller
-    `train_images` is a subset of a larger one.
+    `train_images` does not change who is in validation and selection.
 
     Raises:
         UserError: the data set is missing or damaged, a class has too few images, or there are
@@ -149,7 +148,9 @@ def load_splits(settings: DataSettings, seed: int, progress: Progress | None = N
     """
     pool, class_names = settings.read("train", progress or _silent)
     parts = _partition(settings, pool.labels, class_names, seed)
-    train = _stratified_subset(parts.train, settings.train_images, class_names)
+    train = parts.train
+    if settings.train_images is not None:
+        train = subset(train, settings.train_images, class_names)
     return Splits(
         train=pool.take(_sorted(train)),
         validation=pool.take(_sorted(parts.validation)),
@@ -176,83 +177,24 @@ def load_test(settings: DataSettings, seed: int, progress: Progress | None = Non
     return everything.take(_sorted(parts.test))
 
 
-ByClass = list[npt.NDArray[np.intp]]
-
-
-class _Partition(NamedTuple):
-    """Indices into the source's images: a shuffled array for each class, for each split."""
-
-    test: ByClass
-    validation: ByClass
-    selection: ByClass
-    train: ByClass
-
-
 def _partition(
-    settings: DataSettings, labels: Labels, class_names: Sequence[str], seed: int
-) -> _Partition:
-    rng = generator(seed, "split")
-    partition = _Partition([], [], [], [])
-    for label, name in enumerate(class_names):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        num_test = 0 if settings.has_test_split() else _share(len(members), settings.test_fraction)
-        rest = len(members) - num_test
-        num_validation = _share(rest, settings.validation_fraction)
-        num_selection = _share(rest, settings.selection_fraction)
-        if rest - num_validation - num_selection < 1:
-            raise UserError(
-                f"class {name!r} has {len(members)} images, too few to split",
-                where="data",
-                rule="every class needs an image in each split: train, validation, selection "
-                "(unless `selection_fraction` is 0), and test if the source has none of its own",
-                cure=f"add images of {name!r}, leave the class out, or lower the fractions",
-            )
-        cuts = np.cumsum([num_test, num_validation, num_selection])
-        for split, indices in zip(partition, np.split(members, cuts), strict=True):
-            split.append(indices)
-    return partition
+    settings: DataSettings, labels: Labels, class_names: tuple[str, ...], seed: int
+) -> Partition:
+    return partition(
+        labels,
+        class_names,
+        test_fraction=0.0 if settings.has_test_split() else settings.test_fraction,
+        validation_fraction=settings.validation_fraction,
+        selection_fraction=settings.selection_fraction,
+        rng=generator(seed, "split"),
+    )
 
 
-def _share(size: int, fraction: float) -> int:
-    """`fraction` of `size` to the nearest image, and at least one unless the fraction is 0."""
-    return 0 if fraction == 0 else max(1, round(size * fraction))
-
-
-def _stratified_subset(train: ByClass, size: int | None, class_names: Sequence[str]) -> ByClass:
-    available = sum(map(len, train))
-    if size is None:
-        return train
-    if size > available:
-        raise UserError(
-            f"`train_images` is {size}, but there are {available} training images",
-            where="data.train_images",
-            rule=f"1 to {available}",
-            cure=f"ask for {available} at most, or leave `train_images` out to train on all",
-        )
-    counts = _apportion(size, np.array([len(members) for members in train]))
-    if not counts.all():
-        missing = class_names[int(counts.argmin())]
-        raise UserError(
-            f"`train_images` is {size}: none would be of class {missing!r}",
-            where="data.train_images",
-            rule="with the classes in proportion, each has at least one training image",
-            cure="raise `train_images`",
-        )
-    return [members[:count] for members, count in zip(train, counts, strict=True)]
-
-
-def _apportion(seats: int, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """`seats` shared out in proportion to `sizes`, each within one (largest remainders)."""
-    counts, remainders = np.divmod(seats * sizes, sizes.sum())
-    counts[np.argsort(-remainders, kind="stable")[: seats - counts.sum()]] += 1
-    return counts
-
-
-def _sorted(by_class: ByClass) -> npt.NDArray[np.intp]:
+def _sorted(by_class: list[Indices]) -> Indices:
     return np.sort(np.concatenate(by_class))
 
 
-def _digest(data: ImageSet, indices: npt.NDArray[np.intp]) -> str:
+def _digest(data: ImageSet, indices: Indices) -> str:
     sha256 = hashlib.sha256(repr(data.images.shape[1:]).encode())
     for start in range(0, len(indices), _CHUNK):
         sha256.update(data.images[indices[start : start + _CHUNK]].data)

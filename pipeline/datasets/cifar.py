@@ -78,8 +78,7 @@ def _unpacked(published: Any, root: Path, needed: list[str], progress: Progress)
         with TemporaryDirectory(dir=root, prefix=".unpack-") as temporary:
             extract_archive(str(archive), temporary)
             for file in Path(temporary, published.base_folder).iterdir():
-                if not (folder / file.name).exists():
-                    file.replace(folder / file.name)
+                file.replace(folder / file.name)
     return folder
 
 

@@ -10,6 +10,7 @@ import hashlib
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from pipeline.datasets.base import Progress
@@ -55,6 +56,8 @@ def fetch(url: str, path: Path, md5: str, progress: Progress) -> None:
         try:
             _download(url, part, progress)
         except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPError):
+                error.close()  # it holds the connection
             raise UserError(f"cannot download {url}: {error}", where=str(path), cure=cure) from None
         try:
             verified(part, md5)

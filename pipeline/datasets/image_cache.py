@@ -77,7 +77,7 @@ def _load(path: Path) -> Images | None:
     """The cached array, unless the file is damaged."""
     try:
         images: Images = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     intact = path.stem.endswith(hashlib.sha256(images.data).hexdigest()[:16])
     return images if intact else None

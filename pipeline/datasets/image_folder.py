@@ -40,10 +40,10 @@ class ImageFolderSettings(DataSettings):
     def read(
         self, split: Literal["train", "test"], progress: Progress
     ) -> tuple[ImageSet, tuple[str, ...]]:
-        classes = _class_folders(self._folder("train"))
+        classes = _class_folders(self._folder("train"), at_least=2)
         files = {"train": _list_images(self._folder("train"), classes)}
         if self.has_test_split():
-            test_classes = _class_folders(self._folder("test"))
+            test_classes = _class_folders(self._folder("test"), at_least=1)
             _check_test_classes(test_classes, classes, self._folder("test"))
             if split == "test":
                 files["test"] = _list_images(self._folder("test"), test_classes)
@@ -70,13 +70,13 @@ class ImageFolderSettings(DataSettings):
         return Path(self.root).expanduser() / split
 
 
-def _class_folders(folder: Path) -> list[str]:
+def _class_folders(folder: Path, *, at_least: int) -> list[str]:
     names = sorted(path.name for path in folder.glob("[!.]*/"))
-    if len(names) < 2:
+    if len(names) < at_least:
         raise UserError(
             f"{len(names)} class folders in {folder}",
             where="data.root",
-            rule="images are in <root>/train/<class>/, with two classes at least",
+            rule=f"images are in {folder}/<class>/, and there are {at_least} classes at least",
             cure=f"place the images of each class in a folder of its own under {folder}",
         )
     return names
@@ -102,7 +102,7 @@ def _list_images(folder: Path, classes: list[str]) -> list[ImageFile]:
 def _list_class(folder: Path) -> list[ImageFile]:
     with os.scandir(folder) as entries:
         files = sorted(
-            ImageFile(entry.path, folder.name, entry.stat().st_size, entry.stat().st_mtime_ns)
+            _image_file(entry, folder.name)
             for entry in entries
             if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
         )
@@ -114,3 +114,15 @@ def _list_class(folder: Path) -> list[ImageFile]:
             cure="place images in the folder, or remove it",
         )
     return files
+
+
+def _image_file(entry: os.DirEntry[str], class_name: str) -> ImageFile:
+    try:
+        status = entry.stat()
+    except OSError as error:  # a link to nowhere, most often
+        raise UserError(
+            f"cannot read the image: {error.strerror}",
+            where=entry.path,
+            cure="restore what it links to, or delete it",
+        ) from error
+    return ImageFile(entry.path, class_name, status.st_size, status.st_mtime_ns)

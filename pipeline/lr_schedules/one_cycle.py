@@ -25,7 +25,7 @@ class OneCycleSettings(LrScheduleSettings):
 
     def multipliers(self, total_steps: int, steps_per_epoch: int) -> Multipliers:  # noqa: ARG002
         last = total_steps - 1
-        peak = min(max(self.rise_fraction * total_steps - 1, 0.0), last)
+        peak = max(self.rise_fraction * total_steps - 1, 0.0)
         phase = np.interp(np.arange(total_steps), [0.0, peak, last], [-1.0, 0.0, 1.0])
         floor = np.where(phase < 0, self.initial_fraction, self.final_fraction)
         return floor + (1 - floor) * half_cosine(phase)

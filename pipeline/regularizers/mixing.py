@@ -6,7 +6,7 @@ The loss of a mixed image is `lam * loss(own label) + (1 - lam) * loss(partner's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
@@ -23,6 +23,23 @@ class MixingSettings(Settings):
 
     cutmix_alpha: Annotated[float, Field(ge=0), Off(0.0)] = 0.0
     """CutMix pastes a box of another image: its area is from Beta(alpha, alpha); 0 is off."""
+
+
+class Draws(NamedTuple):
+    """The chance of one batch: (N,) each, but for one 0-d bool.
+
+    Attributes:
+        permutation: int64, each image's partner.
+        use_cutmix: 0-d, whether this batch is CutMix's rather than MixUp's.
+        lam: the weight drawn for the image itself.
+        centre_y, centre_x: where a box is, over the image's side.
+    """
+
+    permutation: Tensor
+    use_cutmix: Tensor
+    lam: Tensor
+    centre_y: Tensor
+    centre_x: Tensor
 
 
 class Mixing:
@@ -59,13 +76,22 @@ class Mixing:
             The mixed images; (N,) int64, each image's partner; (N,) float32 in [0, 1], the weight
             of each image's own label, which in CutMix is the share of its pixels that are left.
         """
-        num_images, _, height, width = images.shape
-        order, *centre = torch.rand(3, num_images, generator=generator, device=images.device)
-        permutation = order.argsort()
-        coin = torch.rand((), generator=generator, device=images.device)
+        return self.apply(images, self.draw(len(images), generator))
+
+    def draw(self, num_images: int, generator: torch.Generator) -> Draws:
+        """All the chance of a batch, for `apply`."""
+        device = self._alphas.device
+        order, *centre = torch.rand(3, num_images, generator=generator, device=device)
+        coin = torch.rand((), generator=generator, device=device)
         use_cutmix = coin < self._cutmix_probability
         alpha = torch.where(use_cutmix, self._alphas[1], self._alphas[0])
         lam = symmetric_beta(alpha.expand(num_images), generator)
+        return Draws(order.argsort(), use_cutmix, lam, centre[0], centre[1])
+
+    def apply(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """The arithmetic of a call, apart from its chance: torch.compile takes no generator."""
+        permutation, use_cutmix, lam, *centre = draws
+        height, width = images.shape[2:]
         kept = outside_box(lam, centre, (height, width))
         lam = torch.where(use_cutmix, kept.mean(dim=(1, 2)), lam)
         weight = torch.where(use_cutmix, kept, lam[:, None, None])[:, None].to(images.dtype)

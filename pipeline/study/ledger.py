@@ -32,7 +32,7 @@ BASELINES: tuple[Baseline, ...] = ("unregularized", "recipe")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count towards `study.trials`. A failed trial is made up for by another."""
 
-SPEC, UUID = "regsearch.spec", "regsearch.uuid"
+SPEC, UUID, DATA_DIGEST = "regsearch.spec", "regsearch.uuid", "regsearch.data_digest"
 BASELINE, OVERRIDES, LINEAGE, OWNER, REASON = (
     f"regsearch.{name}" for name in ("baseline", "overrides", "lineage", "owner", "reason")
 )
@@ -116,6 +116,20 @@ class Ledger:
                 rule="all trials of a study are drawn from one space and trained alike; only "
                 "`study.trials` may change",
                 cure="undo the changes, or give the study another `study.name`",
+            )
+
+    def require_same_data(self, digest: str) -> None:
+        """Note the images' digest at the first start, and insist on it ever after."""
+        known = self.study.user_attrs.get(DATA_DIGEST)
+        if known is None:
+            self.study.set_user_attr(DATA_DIGEST, digest)
+        elif known != digest:
+            raise UserError(
+                f"the images have changed since the study {self.config.study.name!r} was begun "
+                f"(digest {known} then, {digest} now)",
+                where="data",
+                rule="all trials of a study are trained and judged on the same images",
+                cure="restore the images, or give the study another `study.name`",
             )
 
     @property

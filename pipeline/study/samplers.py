@@ -43,7 +43,6 @@ class TpeSettings(SamplerSettings):
             n_startup_trials=self.startup_trials,
             multivariate=self.multivariate,
             group=self.group and self.multivariate,
-            warn_independent_sampling=False,
             seed=seed,
         )
 

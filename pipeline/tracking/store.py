@@ -16,7 +16,11 @@ from pipeline.errors import UserError
 
 # MLflow's own retries repeat a POST whose reply was lost, which makes a second run, and they block
 # a call for two minutes. Delivery retries instead, and looks first whether the run is there.
-_HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 _USER_INFO = re.compile(r"(?<=://)[^\s/'\"][^\s'\"]*@")
 _SECRET_PARAMETER = re.compile(r"([?&][^=&\s]*(?:pass|secret|token|key)[^=&\s]*=)[^&\s'\"]*", re.I)
@@ -39,7 +43,7 @@ def connect(*, create: bool = True) -> MlflowClient:
     Raises:
         UserError: there is no such store, it does not answer, or it holds something else.
     """
-    for name, value in _HTTP_DEFAULTS.items():
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     # It tells of new tables, and prints a traceback for each error that it also raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -9,7 +9,7 @@ from pydantic import Field
 from pipeline.augmentation.settings import AugmentationSettings
 from pipeline.lr_schedules import LrScheduleUnion
 from pipeline.lr_schedules.cosine import CosineSettings
-from pipeline.optimizers import AdamSettings, OptimizerUnion
+from pipeline.optimizers import AdamwSettings, OptimizerUnion
 from pipeline.regularizers import RegularizationSettings
 from pipeline.settings import Settings
 from pipeline.training.early_stopping import EarlyStoppingSettings
@@ -26,7 +26,7 @@ class TrainingSettings(Settings):
     """Arithmetic of the forward and backward pass; `auto` takes bfloat16 where it is native."""
     gradient_clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Scale gradients down to this global norm; 0 leaves them as they are."""
-    optimizer: OptimizerUnion = AdamSettings()
+    optimizer: OptimizerUnion = AdamwSettings()
     """The optimizer and its learning rate."""
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
     """When to stop before the last epoch."""

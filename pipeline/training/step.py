@@ -54,6 +54,8 @@ class TrainStep:
         self.smoothing = torch.tensor(regularization.label_smoothing, device=device)
         self.l1 = torch.tensor(regularization.l1, device=device)
         self.l2 = torch.tensor(regularization.l2, device=device)
+        self.has_penalty = regularization.l1 > 0 or regularization.l2 > 0
+        self.no_penalty = torch.zeros((), device=device)
         self.sums = torch.zeros(4, device=device)
         self.num_updates = 0
 
@@ -78,8 +80,11 @@ class TrainStep:
                 smoothed_cross_entropy(logits, partners, self.smoothing), data_loss, share
             )
             correct = torch.lerp((logits.argmax(dim=1) == partners).float(), correct, share)
-        weight_penalty = penalty(self.decayed, self.l1, self.l2)
-        loss = data_loss.mean() + weight_penalty
+        data_loss = data_loss.mean()
+        weight_penalty = (
+            penalty(self.decayed, self.l1, self.l2) if self.has_penalty else self.no_penalty
+        )
+        loss = data_loss + weight_penalty
 
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -89,7 +94,7 @@ class TrainStep:
             self.average.update(self.model)
         self.num_updates += 1
         self.sums += torch.stack(
-            [data_loss.mean(), weight_penalty, correct.mean(), norm]
+            [data_loss, weight_penalty, correct.mean(), norm]
         ).detach()
 
     def averaged(self) -> AbstractContextManager[None]:

@@ -1,0 +1,163 @@
+"""The commands: parse, call, print, exit code. 0 is done, 2 a mistake of the user's, 1 the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from pipeline.errors import UserError, redact
+
+DEFAULT_STORAGE = "sqlite:///mlruns/optuna.db"
+
+app = typer.Typer(
+    help="Search the regularization of an image classifier: Optuna tries settings, MLflow shows "
+    "every trial, and the best model is registered.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+SpaceFile = Annotated[
+    Path, typer.Argument(metavar="SPACE.yaml", help="The search space: see search_spaces/.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the file by its dotted path; may be repeated.",
+    ),
+]
+Storage = Annotated[
+    str,
+    typer.Option(
+        envvar="REGSEARCH_STORAGE", help="The study's store, as an SQLAlchemy URL.", metavar="URL"
+    ),
+]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+@app.command()
+def run(
+    space: SpaceFile,
+    trials: Annotated[
+        int | None, typer.Option(help="Finished trials in the study, over all its runs.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Start no trial after so many seconds.", metavar="SEC")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    assignments: Assignments = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Run a study: baselines first, then what the sampler draws. Run it again to go on."""
+    from pipeline.progress import open_view
+    from pipeline.space_file import load_space
+
+    given = [*(assignments or []), *([] if trials is None else [f"study.trials={trials}"])]
+    loaded = load_space(space, given)
+    console = Console()
+    with console.status("loading torch, Optuna and MLflow ..."):
+        from pipeline.report.summary import summary
+        from pipeline.search import Options, run_search
+    options = Options(device=device, storage=storage, timeout_sec=timeout)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with open_view(console, f"regsearch: study {loaded.config.study.name}") as view:
+            outcome = run_search(loaded, options, view)
+    except KeyboardInterrupt as interrupt:
+        console.print("stopped; the trial was given back, and the same command goes on")
+        raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
+    console.print(summary(outcome))
+    raise typer.Exit(0 if outcome.succeeded else 1)
+
+
+@app.command()
+def validate(space: SpaceFile, assignments: Assignments = None) -> None:
+    """Check a space file without training, and print what it means."""
+    from pipeline.report.space import space_report
+    from pipeline.space_file import load_space
+
+    loaded = load_space(space, assignments or [])
+    Console().print(space_report(loaded.config))
+    Console().print(f"{space} is right.")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="models:/NAME@champion, say.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="SPACE.yaml", help="Take the images of this space file instead."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a registered model on the test split, and record that it was read."""
+    from pipeline.evaluation import evaluate as evaluate_model
+    from pipeline.report.evaluation import evaluation_report
+    from pipeline.space_file import load_space
+
+    config = None if data is None else load_space(data).config
+    result = evaluate_model(model, config.data if config else None)
+    if as_json:
+        print(result.to_json())
+    else:
+        Console().print(evaluation_report(result))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="The port to serve on.")] = 5000,
+    host: Annotated[str, typer.Option(help="The address to serve on.")] = "127.0.0.1",
+) -> None:
+    """MLflow's UI on this project's store: the same that plain `mlflow ui` shows."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith(("http://", "https://")):
+        Console().print(f"MLFLOW_TRACKING_URI names a server already: open {redact(uri)}")
+        return
+    store = ["--backend-store-uri", uri] if uri else []
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), *store]
+    os.execv(sys.executable, command)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of a space file, for editors to complete it."""
+    from pipeline.schema import space_schema
+
+    print(json.dumps(space_schema(), indent=2))
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise Terminated
+
+
+def main() -> None:
+    """The entry point: turns what is raised into a message and an exit code."""
+    try:
+        app()
+    except UserError as error:
+        _complain(str(error))
+        sys.exit(2)
+    except Exception as error:
+        if os.environ.get("REGSEARCH_DEBUG"):
+            raise
+        message = redact(f"{type(error).__name__}: {error}")
+        _complain(f"{message}\n  a fault of regsearch's own; REGSEARCH_DEBUG=1 shows where")
+        sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("[red]error:[/red]", message.replace("[", "\\["))

@@ -1,0 +1,124 @@
+"""The champion and the baselines: scored on images that the search never saw, and registered.
+
+The search has chosen by its validation score, which flatters the winner; the selection split has
+played no part in that choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from mlflow.exceptions import MlflowException
+from optuna.trial import FrozenTrial
+from torch import nn
+
+from pipeline.config import RunConfig
+from pipeline.datasets import Splits
+from pipeline.errors import redact
+from pipeline.exported_model import ModelInfo
+from pipeline.progress import View
+from pipeline.registry import Registered, register
+from pipeline.statistics import wilson_interval
+from pipeline.study.ledger import BASELINES, overrides_of
+from pipeline.training.data import to_device
+from pipeline.training.loop import predict
+from pipeline.training.precision import resolve_precision
+from pipeline.trial import TrialRunner
+
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial that the summary compares: the champion or a baseline.
+
+    Args:
+        alias: its alias in the registry: `champion`, `unregularized` or `recipe`.
+        trial: as the study has it.
+        num_correct: how many of the `num_selection` selection images it classified correctly;
+            0 of 0 where there is no selection split.
+        registered: its version in the registry; None when it could not be registered.
+    """
+
+    alias: str
+    trial: FrozenTrial
+    num_correct: int = 0
+    num_selection: int = 0
+    registered: Registered | None = None
+
+    @property
+    def selection_accuracy(self) -> float | None:
+        return self.num_correct / self.num_selection if self.num_selection else None
+
+    @property
+    def selection_interval(self) -> tuple[float, float] | None:
+        """The 95 % Wilson interval of the selection accuracy."""
+        return wilson_interval(self.num_correct, self.num_selection) if self.num_selection else None
+
+
+class Registrar:
+    """Registers the finalists of a study from the weights that were kept."""
+
+    def __init__(self, runner: TrialRunner, splits: Splits, view: View) -> None:
+        self.runner, self.splits, self.view = runner, splits, view
+        self.device = runner.data.mean.device
+        self.selection = to_device(splits.selection, self.device)
+
+    def register_all(self) -> list[Finalist]:
+        """The champion first, then the baselines, as far as they are complete."""
+        ledger = self.runner.ledger
+        trials = {CHAMPION: ledger.best()} | {name: ledger.baseline(name) for name in BASELINES}
+        return [self._finalist(alias, trial) for alias, trial in trials.items() if trial]
+
+    def _finalist(self, alias: str, trial: FrozenTrial) -> Finalist:
+        config = self.runner.config.with_overrides(overrides_of(trial))
+        model = self.runner.build(config)
+        try:
+            model.load_state_dict(self.runner.weights.load(trial.number))
+        except FileNotFoundError as error:
+            self.view.note(f"the {alias} is not registered: {error.filename} is gone")
+            return Finalist(alias, trial)
+        finalist = Finalist(alias, trial, self._num_correct(config, model), len(self.selection))
+        try:
+            return replace(finalist, registered=self._register(config, model, finalist))
+        except (MlflowException, LookupError) as error:
+            reason = redact(str(error)).splitlines()[0]
+            self.view.note(f"the {alias} is not registered ({reason}); the same command tries again")
+            return finalist
+
+    def _num_correct(self, config: RunConfig, model: nn.Module) -> int:
+        if not len(self.selection):
+            return 0
+        model.to(self.device, memory_format=torch.channels_last)
+        dtype = resolve_precision(config.training.precision, self.device)
+        data = self.runner.data
+        logits = predict(model, self.selection.images, data.mean, data.std, dtype)
+        return int((logits.argmax(dim=1) == self.selection.labels).sum())
+
+    def _register(self, config: RunConfig, model: nn.Module, finalist: Finalist) -> Registered:
+        metrics = {config.study.metric: float(finalist.trial.value or 0)}
+        if finalist.selection_accuracy is not None:
+            metrics["selection/accuracy"] = finalist.selection_accuracy
+        mirror = self.runner.mirror
+        return register(
+            mirror.client,
+            mirror.trial_run_id(finalist.trial.number),
+            model,
+            self._model_info(config, metrics),
+            config.registry.model_name,
+            finalist.alias,
+        )
+
+    def _model_info(self, config: RunConfig, metrics: Mapping[str, float]) -> ModelInfo:
+        return ModelInfo(
+            class_names=tuple(self.splits.class_names),
+            image_shape=self.splits.image_shape,
+            mean=tuple(self.splits.channel_mean.tolist()),
+            std=tuple(self.splits.channel_std.tolist()),
+            metrics=dict(metrics),
+            data=config.data.model_dump(mode="json"),
+            data_digest=self.splits.digest,
+            seed=config.study.seed,
+        )

@@ -1,0 +1,1 @@
+"""Tables and texts that a person would rather look at than read."""

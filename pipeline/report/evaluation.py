@@ -1,0 +1,63 @@
+"""What `regsearch evaluate` prints: the test scores of a registered model."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.evaluation import Evaluation
+from pipeline.statistics import Scores
+from pipeline.words import show_metric
+
+MAX_CONFUSION_CLASSES = 20
+
+
+def evaluation_report(result: Evaluation) -> RenderableType:
+    """The accuracy with its interval, then class by class, then the confusion matrix."""
+    scores = result.scores
+    head = f"{result.model_name} version {result.model_version} on {scores.num_images:,} test images"
+    lines = [
+        Text(head, style="bold"),
+        Text.assemble(
+            "accuracy ",
+            (show_metric("accuracy", scores.accuracy), "bold green"),
+            f" (95 % interval {scores.accuracy_low:.2%} to {scores.accuracy_high:.2%}), "
+            f"loss {scores.loss:.4f}",
+        ),
+        Text(_readings(result.test_readings), style="dim" if result.test_readings == 1 else "yellow"),
+    ]
+    if not result.same_data:
+        warning = "these are not the images of its study: it may have been trained on some of them"
+        lines.append(Text(warning, style="yellow"))
+    return Group(*lines, Text(""), _classes(scores))
+
+
+def _readings(count: int) -> str:
+    if count == 1:
+        return "the first reading of the test split for this version"
+    return (
+        f"reading number {count} of the test split for this version: "
+        "a model that is chosen by its test score has none left"
+    )
+
+
+def _classes(scores: Scores) -> Table:
+    """Accuracy by class, and the confusion matrix beside it where it fits on a screen."""
+    names = list(scores.class_accuracy)
+    show_matrix = len(names) <= MAX_CONFUSION_CLASSES
+    columns = [name[:5] for name in names] if show_matrix else []
+    table = Table("true class", "accuracy", *columns, box=box.SIMPLE_HEAD)
+    for i, (name, accuracy) in enumerate(scores.class_accuracy.items()):
+        cells = [_cell(count, i == j) for j, count in enumerate(scores.confusion[i])]
+        table.add_row(name, show_metric("accuracy", accuracy), *(cells if show_matrix else []))
+    if show_matrix:
+        table.caption = "to the right: how many were told to be each class"
+        table.caption_justify = "left"
+    return table
+
+
+def _cell(count: int, on_diagonal: bool) -> Text:
+    style = "green" if on_diagonal else "red" if count else "dim"
+    return Text(str(count) if count else "·", style=style, justify="right")

@@ -1,0 +1,104 @@
+"""What `regsearch run` prints at the end: the winner, what it gained, and where to look next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.finalists import CHAMPION, Finalist
+from pipeline.search import Outcome
+from pipeline.study.ledger import BASELINE
+from pipeline.training.metrics import direction
+from pipeline.words import duration, show_metric, spell
+
+
+def summary(outcome: Outcome) -> RenderableType:
+    """The counts, the champion beside the baselines, its settings, and the next commands."""
+    standing = outcome.standing
+    head = (
+        f"{standing.finished} of {standing.target} trials finished ({standing.counts()}) "
+        f"in {duration(outcome.seconds)}"
+    )
+    parts: list[RenderableType] = [Text(head, style="bold"), *_warnings(outcome)]
+    champion = next((f for f in outcome.finalists if f.alias == CHAMPION), None)
+    if champion is not None:
+        parts += [Text(""), _comparison(outcome), Text(""), _settings(champion)]
+        parts += [Text(""), _next_steps(champion)]
+    return Group(*parts)
+
+
+def _warnings(outcome: Outcome) -> list[Text]:
+    lines = []
+    if outcome.too_many_failures:
+        limit = outcome.config.study.max_consecutive_failures
+        lines.append(f"stopped: {limit} trials in a row failed, the last one with:")
+        lines.append(outcome.too_many_failures)
+    if outcome.timed_out:
+        lines.append("stopped at the time limit; the same command goes on")
+    if not outcome.delivery.complete:
+        lines.append(
+            f"{outcome.delivery.num_pending} writes did not reach MLflow: "
+            f"{outcome.delivery.last_error or 'it was too slow'}"
+        )
+    return [Text(line, style="yellow") for line in lines]
+
+
+def _comparison(outcome: Outcome) -> Table:
+    """One row a finalist; the gain is the champion's over that baseline."""
+    metric = outcome.config.study.metric
+    table = Table("", "trial", metric, "gain over it", "selection accuracy", box=box.SIMPLE_HEAD)
+    champion = outcome.finalists[0]
+    for finalist in outcome.finalists:
+        table.add_row(
+            finalist.alias,
+            str(finalist.trial.number),
+            show_metric(metric, finalist.trial.value),
+            "" if finalist is champion else _gain(metric, champion, finalist),
+            _selection(finalist),
+            style="bold green" if finalist is champion else "",
+        )
+    table.caption = "selection: images that the search never saw, with the 95 % interval"
+    table.caption_justify = "left"
+    return table
+
+
+def _selection(finalist: Finalist) -> str:
+    interval = finalist.selection_interval
+    if interval is None:
+        return "-"
+    accuracy = show_metric("accuracy", finalist.selection_accuracy)
+    return f"{accuracy} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def _gain(metric: str, champion: Finalist, baseline: Finalist) -> str:
+    """How much better the champion is: points of a share, or a loss's difference."""
+    difference = float(champion.trial.value or 0) - float(baseline.trial.value or 0)
+    if metric.endswith("loss"):
+        return f"{-difference:+.4f}"
+    sign = 1 if direction(metric) == "maximize" else -1
+    return f"{100 * sign * difference:+.2f} points"
+
+
+def _settings(champion: Finalist) -> RenderableType:
+    """What was sampled for the champion."""
+    if BASELINE in champion.trial.user_attrs:
+        return Text("No trial of the search did better than the better baseline.")
+    table = Table("the champion's settings", "value", box=box.SIMPLE_HEAD)
+    for path, value in champion.trial.params.items():
+        table.add_row(path, spell(value))
+    return table
+
+
+def _next_steps(champion: Finalist) -> RenderableType:
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    ui = "mlflow ui" + (' --backend-store-uri "$MLFLOW_TRACKING_URI"' if uri else "")
+    lines = [("see every trial and its curves:  ", ui)]
+    if champion.registered is not None:
+        uri = shlex.quote(champion.registered.uri)
+        lines.append(("score it on the test split:      ", f"regsearch evaluate {uri}"))
+    return Group(*(Text.assemble(text, (command, "bold cyan")) for text, command in lines))

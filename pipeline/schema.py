@@ -1,0 +1,26 @@
+"""The JSON Schema of a space file: what an editor needs to complete and check one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.settings import scalar_fields
+from pipeline.space_check import searchable_paths
+
+
+def space_schema() -> dict[str, Any]:
+    """The schema of `RunConfig`, in which `search:` lists every setting that can be searched."""
+    schema = RunConfig.model_json_schema()
+    search = schema["properties"]["search"]
+    entry = search.pop("additionalProperties")
+    described = {path: scalar.field.description for path, scalar in scalar_fields(RunConfig)}
+    search["properties"] = {
+        path: {**entry, "description": described[path]} for path in searchable_paths()
+    }
+    search["additionalProperties"] = False
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "regsearch search space",
+        **schema,
+    }

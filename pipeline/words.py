@@ -1,0 +1,42 @@
+"""How numbers and settings are put into words, on the screen and in files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.settings import Scalar
+
+
+def describe(values: Mapping[str, Scalar]) -> str:
+    """Settings in one line, without the names of their sections where they are clear."""
+    return ", ".join(f"{short_name(path)} {spell(value)}" for path, value in values.items())
+
+
+def short_name(path: str) -> str:
+    """The last part of a dotted path; two for parts that say little alone."""
+    *_, section, name = path.split(".") if "." in path else ("", path)
+    return f"{section}.{name}" if name in ("kind", "strength", "gamma") else name
+
+
+def spell(value: Scalar | None) -> str:
+    """A value with at most three significant digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def show_metric(metric: str, value: float | None) -> str:
+    """A loss with four decimals, any other metric in per cent."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if metric.endswith("loss") else f"{value:.2%}"

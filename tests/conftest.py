@@ -1,0 +1,45 @@
+"""What the tests share: a folder to work in, with an MLflow store that costs no seconds to make."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.tracking import connect
+
+_MLFLOW_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)  # the nets here are tiny: more threads cost seconds on a busy machine
+    # MLflow 3.17 warns of its own type hints, and asks SQLAlchemy 2.1 for what 2.1 deprecates.
+    config.addinivalue_line("filterwarnings", "ignore:.*Any type hint is inferred:UserWarning")
+    config.addinivalue_line("filterwarnings", "ignore:The ..noload.. loader:DeprecationWarning")
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, made once."""
+    folder = tmp_path_factory.mktemp("mlflow-template")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, folder)
+        connect()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path) -> Path:
+    """The current folder: empty but for a fresh `mlflow.db`, which MLflow uses by default."""
+    shutil.copy(mlflow_template, tmp_path)
+    enter(monkeypatch, tmp_path)
+    return tmp_path
+
+
+def enter(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Makes it the current folder, and MLflow's choice of store its default."""
+    for name in _MLFLOW_VARIABLES:
+        patch.delenv(name, raising=False)
+    patch.chdir(folder)

@@ -1,0 +1,158 @@
+"""A registered model's test score, from the only reader of the test split."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import enter
+from mlflow import MlflowClient
+from torch import Tensor, nn
+
+import pipeline
+from pipeline.datasets import DigitsSettings, load_splits, load_test
+from pipeline.errors import UserError
+from pipeline.evaluation import evaluate, predict
+from pipeline.exported_model import ModelInfo
+from pipeline.registry import register
+from pipeline.statistics import wilson_interval
+from pipeline.tracking import DatasetInfo, Mirror
+
+SEED = 3
+DIGITS = DigitsSettings()
+
+
+class AlwaysThree(nn.Module):
+    """Gives the digit 3 a probability of one half, whatever the image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        three = torch.nn.functional.one_hot(torch.tensor(3), 10)
+        return images.flatten(1)[:, :10] * 0 + three * np.log(9)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Mirror]:
+    """A folder with two models: `digits`, trained on the digits, and `colour`, for 3x32x32."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    shutil.copy(mlflow_template, folder)
+    info = ModelInfo(
+        class_names=tuple("0123456789"),
+        image_shape=(1, 8, 8),
+        mean=(0.5,),
+        std=(0.25,),
+        metrics={},
+        data=DIGITS.model_dump(mode="json"),
+        data_digest=load_splits(DIGITS, SEED).digest,
+        seed=SEED,
+    )
+    colour = {"image_shape": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, folder)
+        mirror = Mirror.open("study", "id-1", DatasetInfo("digits", info.data_digest))
+        mirror.start_trial(0, {})
+        mirror.flush(10)
+        run_id = mirror.trial_run_id(0)
+        register(mirror.client, run_id, AlwaysThree(), info, "digits")
+        register(mirror.client, run_id, AlwaysThree(), info.model_copy(update=colour), "colour")
+        yield mirror
+        mirror.close()
+
+
+def test_the_scores_are_those_of_the_test_split_and_are_logged(shop: Mirror) -> None:
+    labels = load_test(DIGITS, SEED).labels
+    threes, total = int((labels == 3).sum()), len(labels)
+
+    evaluation = evaluate("models:/digits@champion")
+    scores = evaluation.scores
+    assert (scores.num_images, scores.accuracy) == (total, threes / total)
+    assert (scores.accuracy_low, scores.accuracy_high) == wilson_interval(threes, total)
+    loss = (threes * np.log(2) + (total - threes) * np.log(18)) / total
+    assert scores.loss == pytest.approx(loss, rel=1e-6)
+    assert scores.class_accuracy == {digit: float(digit == "3") for digit in "0123456789"}
+    assert [row[3] for row in scores.confusion] == np.bincount(labels, minlength=10).tolist()
+    assert evaluation.same_data
+    assert evaluation.test_readings == 1
+    assert json.loads(evaluation.to_json())["scores"]["accuracy"] == scores.accuracy
+
+    client = MlflowClient()
+    tags = client.get_model_version("digits", "1").tags
+    assert float(tags["test/accuracy"]) == scores.accuracy
+    assert float(tags["test/accuracy_low"]) == scores.accuracy_low
+    run = client.get_run(evaluation.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["regsearch.kind"] == "evaluation"
+    assert run.data.tags["mlflow.parentRunId"] == shop.trial_run_id(0)
+    assert run.data.metrics["test/loss"] == pytest.approx(scores.loss)
+    [dataset_input] = run.inputs.dataset_inputs
+    assert dataset_input.dataset.name == "digits/test"
+    [model_input] = run.inputs.model_inputs
+    metrics = client.get_logged_model(model_input.model_id).metrics
+    assert {metric.key: metric.value for metric in metrics} == run.data.metrics
+    confusion = client.download_artifacts(evaluation.run_id, "scores.json")
+    assert json.loads(Path(confusion).read_text())["confusion"] == [
+        list(r) for r in scores.confusion
+    ]
+    assert mlflow.active_run() is None
+
+
+@pytest.mark.usefixtures("shop")
+def test_every_reading_of_the_test_split_is_counted() -> None:
+    first = evaluate("models:/digits@champion").test_readings
+    assert evaluate("models:/digits/1").test_readings == first + 1
+    tags = MlflowClient().get_model_version("digits", "1").tags
+    assert tags["regsearch.test_readings"] == str(first + 1)
+
+
+@pytest.mark.usefixtures("shop")
+def test_other_data_is_told_apart() -> None:
+    """With a larger test split, some of its images were trained on."""
+    assert not evaluate("models:/digits/1", DigitsSettings(test_fraction=0.3)).same_data
+
+
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("digits", "models:/NAME@ALIAS or models:/NAME/VERSION"),
+        ("runs:/0123/model", "names no registered model"),
+        ("models:/digits@challenger", "it has models:/colour@champion, models:/digits@champion"),
+        ("models:/digits/7", "MLflow has no model `models:/digits/7`"),
+        ("models:/nets@champion", "MLflow has no model"),
+        ("models:/colour@champion", r"takes images of shape \(3, 32, 32\)"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_with_the_rule(uri: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate(uri)
+
+
+def test_without_a_store_nothing_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(monkeypatch, tmp_path)
+    with pytest.raises(UserError, match="go to the folder of the search"):
+        evaluate("models:/digits@champion")
+
+
+def test_images_are_scored_in_batches_in_their_order() -> None:
+    images = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)
+    values = predict(nn.Flatten(), images, batch_size=3)
+    np.testing.assert_allclose(values, np.arange(7, dtype=np.float32)[:, np.newaxis] / 255)
+
+
+def test_no_other_part_of_the_pipeline_names_the_test_split() -> None:
+    root = Path(pipeline.__file__).parent
+    readers = {
+        path.relative_to(root).parts[0]
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if "load_test" in (getattr(node, key, None) for key in ("id", "attr", "name"))
+    }
+    assert readers == {"datasets", "evaluation.py"}
