@@ -96,7 +96,9 @@ class RunConfig(Recipe):
 def off_values() -> dict[str, Scalar]:
     """Every setting that regularizes, with the value that switches it off."""
     return {
-        path: scalar.off.value for path, scalar in scalar_fields(RunConfig) if scalar.off is not None
+        path: scalar.off.value
+        for path, scalar in scalar_fields(RunConfig)
+        if scalar.off is not None
     }
 
 

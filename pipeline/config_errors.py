@@ -75,8 +75,12 @@ def _spell(value: object) -> str:
 def _unknown_key(place: Place, name: str, known: list[str]) -> Problem:
     close = difflib.get_close_matches(str(place[-1]), known, n=1)
     cure = f"did you mean `{close[0]}`?" if close else f"delete {name} or rename it"
-    return Problem(place, f"{name} is not a key that regsearch knows", "known here: "
-                   + ", ".join(sorted(known)), cure)
+    return Problem(
+        place,
+        f"{name} is not a key that regsearch knows",
+        "known here: " + ", ".join(sorted(known)),
+        cure,
+    )
 
 
 def _unknown_kind(place: Place, name: str, item: Mapping[str, Any]) -> Problem:

@@ -21,7 +21,7 @@ from pipeline.exported_model import ModelInfo
 from pipeline.progress import View
 from pipeline.registry import Registered, register
 from pipeline.statistics import wilson_interval
-from pipeline.study.ledger import BASELINES, overrides_of
+from pipeline.study.ledger import BASELINES, overrides_of, value_of
 from pipeline.training.data import to_device
 from pipeline.training.loop import predict
 from pipeline.training.precision import resolve_precision
@@ -85,20 +85,22 @@ class Registrar:
             return replace(finalist, registered=self._register(config, model, finalist))
         except (MlflowException, LookupError) as error:
             reason = redact(str(error)).splitlines()[0]
-            self.view.note(f"the {alias} is not registered ({reason}); the same command tries again")
+            self.view.note(
+                f"the {alias} is not registered ({reason}); the same command tries again"
+            )
             return finalist
 
     def _num_correct(self, config: RunConfig, model: nn.Module) -> int:
         if not len(self.selection):
             return 0
-        model.to(self.device, memory_format=torch.channels_last)
+        model.to(self.device).to(memory_format=torch.channels_last)
         dtype = resolve_precision(config.training.precision, self.device)
         data = self.runner.data
         logits = predict(model, self.selection.images, data.mean, data.std, dtype)
         return int((logits.argmax(dim=1) == self.selection.labels).sum())
 
     def _register(self, config: RunConfig, model: nn.Module, finalist: Finalist) -> Registered:
-        metrics = {config.study.metric: float(finalist.trial.value or 0)}
+        metrics: dict[str, float] = {config.study.metric: value_of(finalist.trial)}
         if finalist.selection_accuracy is not None:
             metrics["selection/accuracy"] = finalist.selection_accuracy
         mirror = self.runner.mirror

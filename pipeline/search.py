@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.finalists import Finalist, Registrar
 from pipeline.progress import Standing, View
 from pipeline.space_file import Space
-from pipeline.study.ledger import Ledger
+from pipeline.study.ledger import Ledger, value_of
 from pipeline.study.storage import DEFAULT_STORAGE, open_storage
 from pipeline.tracking import DatasetInfo, Mirror
 from pipeline.tracking import Report as DeliveryReport
@@ -138,8 +138,9 @@ def standing(ledger: Ledger) -> Standing:
         complete=states.count(TrialState.COMPLETE),
         pruned=states.count(TrialState.PRUNED),
         failed=states.count(TrialState.FAIL),
-        best="-" if best is None else f"{show_metric(ledger.config.study.metric, best.value)} "
-        f"(trial {best.number})",
+        best="-"
+        if best is None
+        else f"{show_metric(ledger.config.study.metric, best.value)} (trial {best.number})",
         metric=ledger.config.study.metric,
     )
 
@@ -175,7 +176,7 @@ def _study_metrics(ledger: Ledger, now: Standing) -> Mapping[str, float]:
         "trials/pruned": float(now.pruned),
         "trials/failed": float(now.failed),
     }
-    return counts if best is None else {**counts, f"best/{now.metric}": float(best.value or 0)}
+    return counts if best is None else {**counts, f"best/{now.metric}": value_of(best)}
 
 
 def _dataset_info(config: RunConfig, splits: Splits) -> DatasetInfo:
@@ -203,5 +204,3 @@ def _tags(config: RunConfig, device: torch.device) -> dict[str, str]:
 
 def _dump(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-

@@ -70,9 +70,7 @@ def _conditions(config: RunConfig) -> Iterator[Problem]:
             yield from _condition(config, path, entry, parent)
 
 
-def _condition(
-    config: RunConfig, path: str, entry: SearchEntry, parent: str
-) -> Iterator[Problem]:
+def _condition(config: RunConfig, path: str, entry: SearchEntry, parent: str) -> Iterator[Problem]:
     place = ("search", path, "when", parent)
     if parent not in config.search:
         yield Problem(
@@ -218,5 +216,3 @@ class _RandomTrial:
     def suggest_categorical(self, name: str, choices: tuple[Choice, ...]) -> Any:
         del name
         return self.chance.choice(choices)
-
-

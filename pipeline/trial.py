@@ -19,7 +19,7 @@ from pipeline.seeding import TrialSeeds
 from pipeline.study.ledger import Claim, Ledger
 from pipeline.tracking import Mirror
 from pipeline.training.data import DeviceData
-from pipeline.training.loop import FitResult, NonFiniteLoss, Trainer
+from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer
 from pipeline.weights import WeightStore
 
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
@@ -59,9 +59,7 @@ class TrialRunner:
         Raises:
             KeyboardInterrupt: after the trial has been given back to the study.
         """
-        self.mirror.start_trial(
-            claim.number, claim.overrides, _tags(claim), name=claim.name
-        )
+        self.mirror.start_trial(claim.number, claim.overrides, _tags(claim), name=claim.name)
         try:
             verdict = self._train(claim)
         except Pruned as pruned:
@@ -125,7 +123,7 @@ def failure_reason(error: Exception) -> str:
         return "out of memory: a smaller batch or model needs less"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "disk full: the weights could not be saved"
-    if isinstance(error, NonFiniteLoss | UserError):
+    if isinstance(error, NonFiniteLossError | UserError):
         return str(error)
     trace = "".join(traceback.format_exception(error))
     return f"{type(error).__name__}: {error}\n{trace[-4000:]}"

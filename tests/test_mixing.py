@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from pipeline.regularizers.mixing import Mixing, MixingSettings, outside_box, symmetric_beta
+from pipeline.regularizers.mixer import Mixing, MixingSettings, outside_box, symmetric_beta
 
 
 def batch(num_images: int = 64, side: int = 16) -> Tensor:

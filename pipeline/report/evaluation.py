@@ -17,7 +17,9 @@ MAX_CONFUSION_CLASSES = 20
 def evaluation_report(result: Evaluation) -> RenderableType:
     """The accuracy with its interval, then class by class, then the confusion matrix."""
     scores = result.scores
-    head = f"{result.model_name} version {result.model_version} on {scores.num_images:,} test images"
+    head = (
+        f"{result.model_name} version {result.model_version} on {scores.num_images:,} test images"
+    )
     lines = [
         Text(head, style="bold"),
         Text.assemble(
@@ -26,7 +28,9 @@ def evaluation_report(result: Evaluation) -> RenderableType:
             f" (95 % interval {scores.accuracy_low:.2%} to {scores.accuracy_high:.2%}), "
             f"loss {scores.loss:.4f}",
         ),
-        Text(_readings(result.test_readings), style="dim" if result.test_readings == 1 else "yellow"),
+        Text(
+            _readings(result.test_readings), style="dim" if result.test_readings == 1 else "yellow"
+        ),
     ]
     if not result.same_data:
         warning = "these are not the images of its study: it may have been trained on some of them"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pipeline.finalists import CHAMPION, Finalist
 from pipeline.search import Outcome
-from pipeline.study.ledger import BASELINE
+from pipeline.study.ledger import BASELINE, value_of
 from pipeline.training.metrics import direction
 from pipeline.words import duration, show_metric, spell
 
@@ -77,7 +77,7 @@ def _selection(finalist: Finalist) -> str:
 
 def _gain(metric: str, champion: Finalist, baseline: Finalist) -> str:
     """How much better the champion is: points of a share, or a loss's difference."""
-    difference = float(champion.trial.value or 0) - float(baseline.trial.value or 0)
+    difference = value_of(champion.trial) - value_of(baseline.trial)
     if metric.endswith("loss"):
         return f"{-difference:+.4f}"
     sign = 1 if direction(metric) == "maximize" else -1

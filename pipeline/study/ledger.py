@@ -198,14 +198,13 @@ class Ledger:
 
     def best(self) -> FrozenTrial | None:
         """The complete trial with the best value; None while there is none."""
-        complete = self.trials(TrialState.COMPLETE)
         best = max if direction(self.config.study.metric) == "maximize" else min
-        return best(complete, key=lambda trial: trial.value, default=None)
+        return best(self.trials(TrialState.COMPLETE), key=value_of, default=None)
 
     def would_be_best(self, value: float) -> bool:
         """Whether a complete trial with this value would be the best so far."""
         best = self.best()
-        return best is None or is_better(self.config.study.metric, value, best.value)
+        return best is None or is_better(self.config.study.metric, value, value_of(best))
 
     def trials_to_keep(self) -> list[int]:
         """The numbers of the trials whose weights are needed: the best and the baselines."""
@@ -228,6 +227,13 @@ def baselines(config: RunConfig) -> dict[Baseline, dict[str, Scalar]]:
     return {"unregularized": off, "recipe": {}} if off else {"unregularized": {}}
 
 
+def value_of(trial: FrozenTrial) -> float:
+    """The metric's value of a complete trial."""
+    if trial.value is None:
+        raise ValueError(f"trial {trial.number} is {trial.state.name} and has no value")
+    return trial.value
+
+
 def overrides_of(trial: FrozenTrial) -> dict[str, Scalar]:
     """What a trial changed in the file's settings."""
     given: dict[str, Scalar] = trial.user_attrs.get(OVERRIDES, trial.params)
@@ -239,7 +245,9 @@ def spec(config: RunConfig) -> dict[str, Any]:
     values: dict[str, Any] = {**config.values()}
     del values["study.trials"]
     search = config.model_dump(mode="json", exclude_unset=True)["search"] if config.search else {}
-    values |= {f"search.{path}": json.dumps(entry, sort_keys=True) for path, entry in search.items()}
+    values |= {
+        f"search.{path}": json.dumps(entry, sort_keys=True) for path, entry in search.items()
+    }
     return json.loads(json.dumps(values))  # type: ignore[no-any-return]
 
 
@@ -255,5 +263,3 @@ def _has_died(owner: str | None) -> bool:
     except PermissionError:
         return False
     return False
-
-

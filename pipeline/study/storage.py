@@ -69,7 +69,7 @@ def _connect(url: str, engine_options: dict[str, Any]) -> BaseStorage:
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:
-    """WAL lets readers and a writer work at once; with it, NORMAL loses nothing to a killed process."""
+    """WAL lets readers and a writer work at once; in it, NORMAL survives a killed process."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
 

@@ -1,1 +1,1 @@
-"""Training: epochs, one optimizer step, metrics, early stopping. Knows neither Optuna nor MLflow."""
+"""Training: epochs, steps, metrics, early stopping. Knows neither Optuna nor MLflow."""

@@ -43,9 +43,7 @@ class EarlyStopping:
         if not self.best_epoch or is_better(self.metric, value, self.best_metrics[self.metric]):
             self.best_epoch, self.best_metrics = epoch, dict(metrics)
             self.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        if self._mark is None or is_better(
-            self.metric, value, self._mark, self.settings.min_delta
-        ):
+        if self._mark is None or is_better(self.metric, value, self._mark, self.settings.min_delta):
             self._mark, self._waited_from = value, epoch
 
     def should_stop(self, epoch: int) -> bool:

@@ -25,7 +25,7 @@ Report = Callable[[int, Mapping[str, float]], None]
 """Called with each epoch (from 1) and its metrics. What it raises ends the training."""
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLossError(ArithmeticError):
     """The loss, the penalty or a score became NaN or infinite."""
 
 
@@ -66,7 +66,7 @@ class Trainer:
     ) -> None:
         self.data, self.recipe = data, recipe
         self.device = data.mean.device
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.dtype = resolve_precision(recipe.training.precision, self.device)
         self.batch_size = min(recipe.training.batch_size, len(data.train))
         self.steps_per_epoch = len(data.train) // self.batch_size
@@ -83,7 +83,7 @@ class Trainer:
         """Train to the last epoch or until patience runs out.
 
         Raises:
-            NonFiniteLoss: as soon as an epoch gives a number that is not finite.
+            NonFiniteLossError: as soon as an epoch gives a number that is not finite.
             Exception: whatever `report` raises.
         """
         allowed = self.recipe.training.epochs
@@ -138,10 +138,10 @@ class Trainer:
 
 
 def require_finite(metrics: Mapping[str, float], epoch: int) -> None:
-    """Raise `NonFiniteLoss` for the first metric that is NaN or infinite."""
+    """Raise `NonFiniteLossError` for the first metric that is NaN or infinite."""
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise NonFiniteLoss(f"{name} is {value} in epoch {epoch}")
+            raise NonFiniteLossError(f"{name} is {value} in epoch {epoch}")
 
 
 @torch.inference_mode()
@@ -155,7 +155,7 @@ def predict(
     was_training = model.training
     model.eval()
     logits = []
-    for batch in images.split(EVAL_BATCH):
+    for batch in torch.split(images, EVAL_BATCH):
         inputs = (batch.float() / 255 - mean) / std
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             logits.append(model(inputs.contiguous(memory_format=torch.channels_last)).float())

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.augmentation.settings import AugmentationSettings
+from pipeline.augmentation import AugmentationSettings
 from pipeline.lr_schedules import LrScheduleUnion
 from pipeline.lr_schedules.cosine import CosineSettings
 from pipeline.optimizers import AdamwSettings, OptimizerUnion

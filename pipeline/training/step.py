@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from pipeline.augmentation import Augmentation
+from pipeline.augmentation.augmentation import Augmentation
 from pipeline.lr_schedules import Schedule
 from pipeline.optimizers import build_optimizer, parameter_groups
 from pipeline.regularizers.label_smoothing import smoothed_cross_entropy
-from pipeline.regularizers.mixing import Mixing
+from pipeline.regularizers.mixer import Mixing
 from pipeline.regularizers.weight_averaging import WeightAverage
 from pipeline.regularizers.weight_penalty import penalty
 from pipeline.seeding import TrialSeeds
@@ -87,15 +87,13 @@ class TrainStep:
         loss = data_loss + weight_penalty
 
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = self._clip()
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model)
         self.num_updates += 1
-        self.sums += torch.stack(
-            [data_loss, weight_penalty, correct.mean(), norm]
-        ).detach()
+        self.sums += torch.stack([data_loss, weight_penalty, correct.mean(), norm]).detach()
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model holds the weights that are to be scored: the average where there is one."""
