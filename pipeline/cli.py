@@ -68,16 +68,16 @@ def run(
     given = [*(assignments or []), *([] if trials is None else [f"study.trials={trials}"])]
     loaded = load_space(space, given)
     console = Console()
-    with console.status("loading torch, Optuna and MLflow ..."):
-        from pipeline.report.summary import summary
-        from pipeline.search import Options, run_search
-    options = Options(device=device, storage=storage, timeout_sec=timeout)
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        with console.status("loading torch, Optuna and MLflow ..."):
+            from pipeline.report.summary import summary
+            from pipeline.search import Options, run_search
+        options = Options(device=device, storage=storage, timeout_sec=timeout)
         with open_view(console, f"regsearch: study {loaded.config.study.name}") as view:
             outcome = run_search(loaded, options, view)
     except KeyboardInterrupt as interrupt:
-        console.print("stopped; the trial was given back, and the same command goes on")
+        console.print("stopped; nothing is lost, and the same command goes on")
         raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
     console.print(summary(outcome))
     raise typer.Exit(0 if outcome.succeeded else 1)

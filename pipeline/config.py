@@ -21,6 +21,19 @@ from pipeline.study import StudySettings
 from pipeline.training.recipe import Recipe
 
 
+SECTIONS = (
+    "study",
+    "data",
+    "model",
+    "training",
+    "lr_schedule",
+    "regularization",
+    "augmentation",
+    "search",
+    "registry",
+)
+
+
 class RegistrySettings(Settings):
     """`registry:` - where the winner is kept."""
 
@@ -88,9 +101,14 @@ class RunConfig(Recipe):
                     cure=f"delete `regularization.{name}` or choose another model",
                 )
 
+    def resolved(self) -> dict[str, Any]:
+        """All settings as plain data, defaults included, in the order in which one reads them."""
+        data = self.model_dump(mode="json")
+        return {section: data[section] for section in SECTIONS}
+
     def values(self) -> dict[str, Scalar | None]:
         """Every scalar setting by its dotted path, defaults included; the search left out."""
-        return _flatten(self.model_dump(mode="json", exclude={"search"}))
+        return _flatten({k: v for k, v in self.resolved().items() if k != "search"})
 
 
 def off_values() -> dict[str, Scalar]:

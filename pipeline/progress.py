@@ -54,9 +54,9 @@ class View(AbstractContextManager["View"], Protocol):
         """The counts have changed."""
 
     def trial_started(
-        self, number: int, name: str, overrides: Mapping[str, Scalar], num_epochs: int
+        self, number: int, name: str, params: Mapping[str, Scalar | None], num_epochs: int
     ) -> None:
-        """A trial begins, with what was sampled for it."""
+        """A trial begins, with its values of what is searched."""
 
     def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """A trial's epoch, counted from 1, has been scored."""
@@ -92,10 +92,10 @@ class LogView(View):
         )
 
     def trial_started(
-        self, number: int, name: str, overrides: Mapping[str, Scalar], num_epochs: int
+        self, number: int, name: str, params: Mapping[str, Scalar | None], num_epochs: int
     ) -> None:
         self._epochs[number] = num_epochs
-        self._print(f"{name}: {describe(overrides) or 'the settings of the file'}")
+        self._print(f"{name}: {describe(params)}")
 
     def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
         self._print(f"trial {number}: epoch {epoch}/{self._epochs[number]}: {scores(metrics)}")
@@ -112,7 +112,7 @@ class LogView(View):
 @dataclass
 class _Running:
     name: str
-    overrides: Mapping[str, Scalar]
+    params: Mapping[str, Scalar | None]
     num_epochs: int
     epoch: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -150,9 +150,9 @@ class LiveView(View):
             self._started = (time.monotonic(), standing.finished)
 
     def trial_started(
-        self, number: int, name: str, overrides: Mapping[str, Scalar], num_epochs: int
+        self, number: int, name: str, params: Mapping[str, Scalar | None], num_epochs: int
     ) -> None:
-        self._running[number] = _Running(name, overrides, num_epochs)
+        self._running[number] = _Running(name, params, num_epochs)
 
     def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
         self._running[number].epoch, self._running[number].metrics = epoch, metrics
@@ -207,7 +207,7 @@ class LiveView(View):
             Text(f"epoch {running.epoch}/{running.num_epochs}"),
             Text(scores(running.metrics)),
         )
-        return [Text(""), bar, Text(f"  {describe(running.overrides)}", style="dim")]
+        return [Text(""), bar, Text(f"  {describe(running.params)}", style="dim")]
 
 
 def scores(metrics: Mapping[str, float]) -> str:

@@ -203,4 +203,4 @@ def _tags(config: RunConfig, device: torch.device) -> dict[str, str]:
 
 
 def _dump(config: RunConfig) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.safe_dump(config.resolved(), sort_keys=False)

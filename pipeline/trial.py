@@ -59,7 +59,7 @@ class TrialRunner:
         Raises:
             KeyboardInterrupt: after the trial has been given back to the study.
         """
-        self.mirror.start_trial(claim.number, claim.overrides, _tags(claim), name=claim.name)
+        self.mirror.start_trial(claim.number, claim.params, _tags(claim), name=claim.name)
         try:
             verdict = self._train(claim)
         except Pruned as pruned:
@@ -78,7 +78,7 @@ class TrialRunner:
         seeds = TrialSeeds.of(self.config.study.seed, claim.lineage)
         model = self.build(config, seeds.init)
         trainer = Trainer(model, self.data, config, config.study.metric, seeds)
-        self.view.trial_started(claim.number, claim.name, claim.overrides, config.training.epochs)
+        self.view.trial_started(claim.number, claim.name, claim.params, config.training.epochs)
 
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
             self.mirror.log_epoch(claim.number, epoch, metrics)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pipeline.settings import Scalar
 
 
-def describe(values: Mapping[str, Scalar]) -> str:
+def describe(values: Mapping[str, Scalar | None]) -> str:
     """Settings in one line, without the names of their sections where they are clear."""
     return ", ".join(f"{short_name(path)} {spell(value)}" for path, value in values.items())
 

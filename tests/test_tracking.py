@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import optuna
@@ -13,8 +14,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import UserError
-from pipeline.tracking import DatasetInfo, Mirror, connect, redact
+from pipeline.errors import UserError, redact
+from pipeline.tracking import DatasetInfo, Mirror, connect
 from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.runs import StudyRuns, is_final
 from pipeline.tracking.updates import Point, RunUpdate, coalesce
@@ -41,7 +42,6 @@ def curve(run: Run, name: str) -> list[tuple[int, float]]:
 @pytest.mark.usefixtures("workspace")
 def test_a_study_is_seen_in_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
     mirror = open_mirror()
     for number, (state, reason) in enumerate(
         [("COMPLETE", None), ("PRUNED", "worse than the median"), ("FAIL", "out of memory")]
@@ -125,6 +125,22 @@ def test_values_that_are_not_finite_become_tags() -> None:
     [run] = trial_runs(mirror).values()
     assert run.data.metrics == {"d": 1.0}
     assert run.data.tags["regsearch.non_finite.b"] == "inf at step 3"
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_large_update_goes_in_calls_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def log_batch(_: str, metrics: Any, params: Any, tags: Any, synchronous: bool) -> None:
+        assert synchronous  # whatever MLFLOW_ENABLE_ASYNC_LOGGING says
+        sizes.append((len(metrics), len(params), len(tags)))
+
+    runs = StudyRuns.open(connect(), "s", "id-1", DIGITS)
+    monkeypatch.setattr(runs.client, "log_batch", log_batch)
+    params = {f"p{i}": "1" for i in range(150)}
+    points = tuple(Point("loss", 1.0, step, 0) for step in range(1_700))
+    runs.send(RunUpdate(0, 0, params, {"t": "1"}, points))
+    assert sizes == [(800, 100, 1), (800, 50, 0), (100, 0, 0)]
 
 
 @pytest.mark.usefixtures("workspace")
@@ -212,6 +228,10 @@ def test_closing_gives_up_when_mlflow_stays_away() -> None:
     assert not delivery.flush(0.01)
     report = delivery.close(0.5)
     assert (report.num_pending, report.last_error) == (2, "ConnectionError: refused")
+    for thread in threading.enumerate():
+        if thread.name == "mlflow-delivery":
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_a_call_that_hangs_holds_up_neither_training_nor_the_exit() -> None:

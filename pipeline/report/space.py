@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,15 +14,19 @@ from pipeline.words import spell
 
 def space_report(config: RunConfig) -> RenderableType:
     """Two tables: the settings as the file and the defaults give them, and the search space."""
-    settings = Table("setting", "value", title="Settings", title_justify="left")
+    settings = Table("setting", "value", box=box.SIMPLE_HEAD)
     for path, value in config.values().items():
         settings.add_row(path, spell(value), style="bold" if path in config.search else "")
     if not config.search:
         return Group(settings, Text("Nothing is searched: the study would try the baselines only."))
-    space = Table("setting", "type", "values", "when", title="Searched", title_justify="left")
+    conditional = any(entry.when for entry in config.search.values())
+    space = Table("searched", "type", "values", box=box.SIMPLE_HEAD)
+    if conditional:
+        space.add_column("when")
     for path, entry in config.space.entries.items():
-        space.add_row(path, entry.type, _values(entry), _condition(entry))
-    return Group(settings, Text(""), space)
+        condition = [_condition(entry)] if conditional else []
+        space.add_row(path, entry.type, _values(entry), *condition)
+    return Group(settings, space)
 
 
 def _values(entry: SearchEntry) -> str:

@@ -29,6 +29,8 @@ from pipeline.training.metrics import direction, is_better
 Baseline = Literal["unregularized", "recipe"]
 BASELINES: tuple[Baseline, ...] = ("unregularized", "recipe")
 
+STRENGTH = "augmentation.strength"
+
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count towards `study.trials`. A failed trial is made up for by another."""
 
@@ -40,10 +42,18 @@ BASELINE, OVERRIDES, LINEAGE, OWNER, REASON = (
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial that this process has taken: its number, its settings, and how to report on it."""
+    """A trial that this process has taken.
+
+    Args:
+        trial: Optuna's handle on it.
+        overrides: what it changes in the file's settings.
+        params: what it has for every searched setting, changed or not.
+        baseline: which baseline it is, if it is one.
+    """
 
     trial: optuna.Trial
     overrides: Mapping[str, Scalar]
+    params: Mapping[str, Scalar | None]
     baseline: Baseline | None
 
     @property
@@ -159,8 +169,12 @@ class Ledger:
         trial.set_user_attr(OWNER, f"{socket.gethostname()}:{os.getpid()}")
         sample = self.space.sample(trial)
         baseline = trial.user_attrs.get(BASELINE)
-        overrides = sample if baseline is None else trial.user_attrs[OVERRIDES]
-        return Claim(trial, overrides, baseline)
+        if baseline is None:
+            return Claim(trial, sample, sample, None)
+        overrides = trial.user_attrs[OVERRIDES]
+        values = self.config.values() | overrides
+        params = {path: values[path] for path in sample} | overrides
+        return Claim(trial, overrides, params, baseline)
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
         """A sampler whose stream goes on where it was, however often the study is restarted.
@@ -220,10 +234,16 @@ class Ledger:
 def baselines(config: RunConfig) -> dict[Baseline, dict[str, Scalar]]:
     """What is always tried first: no regularization at all, and the file's own settings.
 
-    Where the file's own settings don't regularize, the two are one.
+    Where the file's own settings don't regularize, the two are one. A strength of 0 takes all parts
+    of the augmentation with it.
     """
     values = config.values()
-    off = {path: v for path, v in off_values().items() if not same(values.get(path), v)}
+    off = {
+        path: value
+        for path, value in off_values().items()
+        if not same(values.get(path), value)
+        and (path == STRENGTH or not path.startswith("augmentation."))
+    }
     return {"unregularized": off, "recipe": {}} if off else {"unregularized": {}}
 
 

@@ -41,8 +41,8 @@ def open_storage(url: str, mlflow_url: str = "") -> BaseStorage:
         )
     from sqlalchemy.exc import SQLAlchemyError
 
-    path = _sqlite_path(url)
     try:
+        path = _sqlite_path(url)
         if path is None:
             return _connect(url, {})
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from pipeline.tracking.dataset import DatasetInfo, dataset_input
 from pipeline.tracking.delivery import Report
 from pipeline.tracking.mirror import Mirror, TrialState
-from pipeline.tracking.store import connect, redact
+from pipeline.tracking.store import connect
 
 __all__ = [
     "DatasetInfo",
@@ -12,5 +12,4 @@ __all__ = [
     "TrialState",
     "connect",
     "dataset_input",
-    "redact",
 ]

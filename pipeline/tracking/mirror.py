@@ -9,11 +9,12 @@ from typing import Literal
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
+from pipeline.errors import redact
 from pipeline.settings import Scalar
 from pipeline.tracking.dataset import DatasetInfo
 from pipeline.tracking.delivery import Delivery, Report
 from pipeline.tracking.runs import StudyRuns, is_final
-from pipeline.tracking.store import connect, redact
+from pipeline.tracking.store import connect
 from pipeline.tracking.updates import Point, RunStatus, RunUpdate
 
 TrialState = Literal["COMPLETE", "PRUNED", "FAIL"]
@@ -67,7 +68,7 @@ class Mirror:
     def start_trial(
         self,
         number: int,
-        params: Mapping[str, Scalar],
+        params: Mapping[str, Scalar | None],
         tags: Mapping[str, str] | None = None,
         name: str | None = None,
     ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from pathlib import Path
 
 import mlflow
@@ -12,7 +11,7 @@ import sqlalchemy as sql
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, redact
 
 # MLflow's own retries repeat a POST whose reply was lost, which makes a second run, and they block
 # a call for two minutes. Delivery retries instead, and looks first whether the run is there.
@@ -21,15 +20,6 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-
-_USER_INFO = re.compile(r"(?<=://)[^\s/'\"][^\s'\"]*@")
-_SECRET_PARAMETER = re.compile(r"([?&][^=&\s]*(?:pass|secret|token|key)[^=&\s]*=)[^&\s'\"]*", re.I)
-
-
-def redact(text: str) -> str:
-    """The text with user names, passwords and tokens in its URLs replaced by `***`."""
-    return _SECRET_PARAMETER.sub(r"\1***", _USER_INFO.sub("***@", text))
-
 
 def connect(*, create: bool = True) -> MlflowClient:
     """A client of MLflow's own choice of store, once that answers.

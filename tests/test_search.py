@@ -1,0 +1,207 @@
+"""A whole study, from its file to the registered champion, on real parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from rich.console import Console
+
+from pipeline.errors import UserError
+from pipeline.progress import LogView
+from pipeline.report.summary import summary
+from pipeline.search import Options, Outcome, resolve_device, run_search
+from pipeline.training.loop import Trainer
+from tests.conftest import enter
+from tests.spaces import TINY, tiny_space
+
+CURVES = {
+    "train/loss",
+    "train/penalty",
+    "train/accuracy",
+    "validation/loss",
+    "validation/accuracy",
+    "generalization_gap",
+    "learning_rate",
+    "gradient_norm",
+    "epoch_sec",
+    "images_per_sec",
+}
+
+
+@dataclass
+class Finished:
+    """A study that ran to its end, the folder it ran in, and what it printed."""
+
+    outcome: Outcome
+    folder: Path
+    printed: str
+    client: MlflowClient
+
+    def runs(self, kind: str) -> list[Run]:
+        experiment = self.client.get_experiment_by_name("tiny")
+        assert experiment is not None
+        return list(
+            self.client.search_runs(
+                [experiment.experiment_id],
+                f"tags.`regsearch.kind` = '{kind}'",
+                order_by=["attributes.start_time ASC"],
+            )
+        )
+
+
+def search(folder: Path, *assignments: str, text: str = TINY) -> tuple[Outcome, str]:
+    console = Console(record=True, width=100, quiet=False, file=(folder / "printed").open("w"))
+    outcome = run_search(tiny_space(folder, *assignments, text=text), Options(), LogView(console))
+    console.print(summary(outcome))
+    printed = console.export_text()
+    console.file.close()
+    return outcome, printed
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Finished]:
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, folder)
+        outcome, printed = search(folder)
+        yield Finished(outcome, folder, printed, MlflowClient())
+
+
+def test_a_study_runs_to_its_number_of_trials(finished: Finished) -> None:
+    standing = finished.outcome.standing
+    assert (standing.finished, standing.complete, standing.failed) == (4, 4, 0)
+    assert finished.outcome.succeeded
+    assert finished.outcome.delivery.complete
+
+
+def test_mlflow_has_a_parent_and_a_nested_run_a_trial(finished: Finished) -> None:
+    (parent,) = finished.runs("study")
+    children = finished.runs("trial")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["regsearch.metric"] == "validation/accuracy"
+    assert [run.data.tags["regsearch.trial"] for run in children] == ["0", "1", "2", "3"]
+    for run in children:
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["regsearch.state"] == "COMPLETE"
+        assert run.info.status == "FINISHED"
+        assert {"regularization.dropout", "training.optimizer.weight_decay"} == set(run.data.params)
+
+
+def test_every_curve_has_a_point_an_epoch(finished: Finished) -> None:
+    run = finished.runs("trial")[-1]
+    for name in CURVES:
+        history = finished.client.get_metric_history(run.info.run_id, name)
+        assert [point.step for point in history] == [1, 2], name
+
+
+def test_the_parent_has_the_best_so_far_and_the_counts(finished: Finished) -> None:
+    (parent,) = finished.runs("study")
+    history = finished.client.get_metric_history(parent.info.run_id, "best/validation/accuracy")
+    values = [point.value for point in history]
+    assert [point.step for point in history] == [1, 2, 3, 4]
+    assert values == sorted(values)
+    assert parent.data.metrics["trials/complete"] == 4
+
+
+def test_the_parent_keeps_the_file_and_the_resolved_settings(finished: Finished) -> None:
+    (parent,) = finished.runs("study")
+    assert mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/space.yaml") == TINY
+    text = mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/settings.yaml")
+    assert yaml.safe_load(text)["training"]["early_stopping"]["patience"] == 10
+
+
+def test_the_data_set_is_an_input_of_the_runs(finished: Finished) -> None:
+    for run in (*finished.runs("study"), *finished.runs("trial")):
+        (given,) = run.inputs.dataset_inputs
+        assert given.dataset.name == "digits"
+        assert given.dataset.digest
+
+
+def test_the_champion_and_both_baselines_are_registered(finished: Finished) -> None:
+    model = finished.client.get_registered_model("tiny-cnn")
+    assert set(model.aliases) == {"champion", "unregularized", "recipe"}
+    best = finished.outcome.finalists[0]
+    version = finished.client.get_model_version_by_alias("tiny-cnn", "champion")
+    run = finished.client.get_run(version.run_id)
+    assert run.data.tags["regsearch.trial"] == str(best.trial.number)
+    assert float(version.tags["validation/accuracy"]) == best.trial.value
+    assert float(version.tags["selection/accuracy"]) == best.selection_accuracy
+
+
+def test_the_champion_scores_as_it_did_in_training(finished: Finished) -> None:
+    """The exported model, given images in [0, 1], says what the trained one said."""
+    from pipeline.datasets import load_splits
+
+    best = finished.outcome.finalists[0]
+    config = finished.outcome.config
+    selection = load_splits(config.data, config.study.seed).selection
+    model = mlflow.pyfunc.load_model("models:/tiny-cnn@champion")
+    probabilities = model.predict(selection.images.astype(np.float32) / 255)
+    correct = (probabilities.argmax(axis=1) == selection.labels).sum()
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    # bfloat16 in training may tip an image that is on the edge.
+    assert abs(correct - best.num_correct) <= 2
+
+
+def test_the_summary_tells_the_gain_and_where_to_look_next(finished: Finished) -> None:
+    printed = finished.printed
+    assert "4 of 4 trials finished (4 complete, 0 pruned, 0 failed)" in printed
+    for alias in ("champion", "unregularized", "recipe"):
+        assert alias in printed
+    assert "points" in printed
+    assert "mlflow ui" in printed
+    assert "regsearch evaluate models:/tiny-cnn@champion" in printed
+
+
+def test_running_again_adds_nothing_and_registers_nothing_twice(finished: Finished) -> None:
+    versions = len(finished.client.search_model_versions("name = 'tiny-cnn'"))
+    again, _ = search(finished.folder)
+    assert again.standing.finished == 4
+    assert len(finished.runs("study")) == 1
+    assert len(finished.runs("trial")) == 4
+    assert len(finished.client.search_model_versions("name = 'tiny-cnn'")) == versions
+
+
+def test_more_trials_continue_the_study(finished: Finished) -> None:
+    again, _ = search(finished.folder, "study.trials=5")
+    assert again.standing.finished == 5
+    assert len(finished.runs("study")) == 1
+    assert len(finished.runs("trial")) == 5
+
+
+def test_a_time_limit_starts_no_further_trial(workspace: Path) -> None:
+    space = tiny_space(workspace)
+    outcome = run_search(space, Options(timeout_sec=0), LogView(Console(quiet=True)))
+    assert outcome.timed_out
+    assert outcome.standing.finished == 0
+    assert not outcome.succeeded
+
+
+def test_failures_in_a_row_stop_the_search(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Trainer, __: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+    outcome, printed = search(workspace, "study.max_consecutive_failures=3")
+    assert outcome.standing.failed == 3
+    assert not outcome.succeeded
+    assert "3 trials in a row failed" in printed
+    assert "broken on purpose" in printed
+
+
+def test_an_unknown_device_is_told_before_any_trial() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match="no device 'cuda:99'"):
+        resolve_device("cuda:99")

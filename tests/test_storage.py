@@ -1,0 +1,61 @@
+"""The study's store: first start, SQLite's modes, and errors without secrets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.storages import RDBStorage
+from sqlalchemy import text
+
+from pipeline.errors import UserError
+from pipeline.study.storage import open_storage
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_sqlite_lets_readers_work_beside_a_writer(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/new/folder/optuna.db")
+    assert isinstance(storage, RDBStorage)
+    with storage.engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 1  # NORMAL
+        assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 60_000
+
+
+def test_processes_that_start_at_once_all_get_the_store(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pipeline.study.storage import open_storage; import optuna\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "open_storage(f'sqlite:///{sys.argv[1]}/optuna.db').get_all_studies()"
+    )
+    start = str(time.time() + 3)
+    command = [sys.executable, "-c", code, str(tmp_path), start]
+    processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+
+
+def test_mlflows_own_database_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(UserError, match="would share the database"):
+        open_storage(url, url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:canary@localhost:1/none",
+        "nonsense://user:canary@nowhere/x",
+        "not a url canary",
+        "sqlite:////proc/canary/optuna.db",
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(UserError) as error:
+        open_storage(url)
+    assert "can't open the study's store" in str(error.value)
+    if ":canary@" in url:
+        assert "canary" not in str(error.value)
