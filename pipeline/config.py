@@ -16,8 +16,9 @@ from pipeline.datasets import DataSettingsUnion
 from pipeline.errors import UserError
 from pipeline.models import ModelSettingsUnion
 from pipeline.search_space import SearchEntry, SearchSpace
-from pipeline.settings import Scalar, Settings, field_classes, scalar_fields
+from pipeline.settings import Scalar, Settings, field_classes, has_kind, scalar_fields
 from pipeline.study import StudySettings
+from pipeline.study.pruners import HyperbandSettings, SuccessiveHalvingSettings
 from pipeline.training.recipe import Recipe
 
 
@@ -38,7 +39,8 @@ class RegistrySettings(Settings):
     """`registry:` - where the winner is kept."""
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,99}$")] = "regsearch"
-    """The registered model's name in MLflow: letters, digits, `.`, `_`, `-` and spaces."""
+    """The registered model's name in MLflow: letters, digits, `.`, `_`, `-` and spaces, at most
+    100 in all, the first one a letter or a digit."""
 
 
 class RunConfig(Recipe):
@@ -92,6 +94,9 @@ class RunConfig(Recipe):
                 rule="the warm-up should be shorter than the training",
                 cure="shorten the warm-up",
             )
+        pruner = self.study.pruner
+        if isinstance(pruner, HyperbandSettings | SuccessiveHalvingSettings):
+            yield from self._pruner_problems(pruner.min_epochs)
         for name in ("dropout", "spatial_dropout", "stochastic_depth"):
             if getattr(self.regularization, name) and name not in self.model.regularizers:
                 yield Problem(
@@ -105,6 +110,16 @@ class RunConfig(Recipe):
         """All settings as plain data, defaults included, in the order in which one reads them."""
         data = self.model_dump(mode="json")
         return {section: data[section] for section in SECTIONS}
+
+    def _pruner_problems(self, min_epochs: int) -> Iterator[Problem]:
+        if min_epochs > self.training.epochs:
+            yield Problem(
+                ("study", "pruner", "min_epochs"),
+                f"`study.pruner.min_epochs` is {min_epochs}, "
+                f"but `training.epochs` is {self.training.epochs}",
+                rule="a trial can't be promised more epochs than the training has",
+                cure="lower `study.pruner.min_epochs`",
+            )
 
     def values(self) -> dict[str, Scalar | None]:
         """Every scalar setting by its dotted path, defaults included; the search left out."""
@@ -147,16 +162,11 @@ def _change_kind(data: dict[str, Any], section: str, kind: str) -> None:
     classes: list[type[Settings]] = [RunConfig]
     for parent in (*parents, name):
         classes = [c for owner in classes for c in field_classes(owner, parent)]
-    known = {key for c in classes if _is_kind(c, kind) for key in c.model_fields}
+    known = {key for c in classes if has_kind(c, kind) for key in c.model_fields}
     for parent in parents:
         data = data.get(parent, {})
     if known and data.get(name, {}).get("kind") != kind:
         data[name] = {key: value for key, value in data.get(name, {}).items() if key in known}
-
-
-def _is_kind(settings: type[Settings], kind: str) -> bool:
-    choices = getattr(settings.model_fields["kind"].annotation, "__args__", None)
-    return choices is None or kind in choices
 
 
 def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

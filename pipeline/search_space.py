@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Choice = bool | int | float | str
 
+MAX_CHOICES = 100
+
 
 class Suggesting(Protocol):
     """The part of `optuna.Trial` that sampling needs."""
@@ -34,7 +36,9 @@ class Suggesting(Protocol):
 class Entry(Settings):
     """What the three types of entries share."""
 
-    when: dict[str, Choice | list[Choice]] = Field(default_factory=dict)
+    when: dict[str, Choice | Annotated[list[Choice], Field(max_length=MAX_CHOICES)]] = Field(
+        default_factory=dict
+    )
     """The searched settings, and the values of theirs, under which this one is searched."""
 
     def is_active(self, sample: Mapping[str, Scalar]) -> bool:
@@ -63,23 +67,30 @@ class NumberEntry(Entry):
     @model_validator(mode="after")
     def _bounds_make_sense(self) -> NumberEntry:
         if self.low >= self.high:
-            raise ValueError(f"low ({self.low:g}) should be less than high ({self.high:g})")
+            raise ValueError(
+                f"low is {self.low:g} and high is {self.high:g}; low should be less than high"
+            )
         if self.log and self.low <= 0:
-            raise ValueError(f"low ({self.low:g}) should be greater than 0 on a log scale")
+            raise ValueError(
+                f"log is true and low is {self.low:g}; low should be greater than 0 on a log scale"
+            )
         if self.log and self.step is not None:
-            raise ValueError("step and log exclude each other: drop one")
+            raise ValueError("both step and log are given; they exclude each other")
         if self.step is not None:
             steps = (self.high - self.low) / self.step
             if not math.isclose(steps, round(steps), abs_tol=1e-9) or steps < 1:
-                raise ValueError(f"high - low should be a multiple of step ({self.step:g})")
+                raise ValueError(
+                    f"step is {self.step:g} and high - low is {self.high - self.low:g}; "
+                    "high - low should be a multiple of step"
+                )
         return self
 
     def nearest(self, value: Scalar | None) -> Scalar:
         """The value in range that is nearest to a setting's (`low` for one that is not set)."""
-        number = min(max(float(value or 0), self.low), self.high)
+        number = self.low if value is None else min(max(float(value), self.low), self.high)
         if self.step is None:
             return number
-        return self.low + round((number - self.low) / self.step) * self.step
+        return min(self.low + round((number - self.low) / self.step) * self.step, self.high)
 
     def edges(self) -> list[Scalar]:
         return [self.low, self.high]
@@ -125,14 +136,14 @@ class CategoricalEntry(Entry):
     """One of the values listed."""
 
     type: Literal["categorical"]
-    choices: Annotated[list[Choice], Field(min_length=2)]
-    """Two values or more, no two alike."""
+    choices: Annotated[list[Choice], Field(min_length=2, max_length=MAX_CHOICES)]
+    """Two to a hundred values, no two alike."""
 
     @model_validator(mode="after")
     def _choices_differ(self) -> CategoricalEntry:
         for i, choice in enumerate(self.choices):
             if any(same(choice, other) for other in self.choices[:i]):
-                raise ValueError(f"choices should differ, but {choice!r} comes twice")
+                raise ValueError(f"{choice!r} is listed twice; each choice should be listed once")
         return self
 
     def suggest(self, name: str, trial: Suggesting) -> Scalar:
@@ -196,12 +207,16 @@ class SearchSpace:
 
 def find_cycle(entries: Mapping[str, SearchEntry]) -> tuple[str, ...]:
     """A path whose condition depends on itself, with the paths between; empty where none does."""
+    cleared: set[str] = set()
 
     def visit(path: str, trail: tuple[str, ...]) -> tuple[str, ...]:
         if path in trail:
             return (*trail[trail.index(path) :], path)
         parents: Iterable[str] = entries[path].when if path in entries else ()
-        return next(filter(None, (visit(parent, (*trail, path)) for parent in parents)), ())
+        unknown = (parent for parent in parents if parent not in cleared)
+        cycle = next(filter(None, (visit(parent, (*trail, path)) for parent in unknown)), ())
+        cleared.add(path)
+        return cycle
 
     return next(filter(None, (visit(path, ()) for path in entries)), ())
 

@@ -88,6 +88,25 @@ def settings_classes(annotation: Any) -> Iterator[type[Settings]]:
         yield from settings_classes(get_args(annotation)[1])
 
 
+def kind_names(settings: type[Settings]) -> tuple[str, ...]:
+    """The values of `kind` (an entry's `type`) that choose this class: `torchvision/<name>`, say."""
+    field = settings.model_fields.get("kind") or settings.model_fields.get("type")
+    if field is None:
+        return ()
+    patterns = (mark.pattern for mark in field.metadata if hasattr(mark, "pattern"))
+    return get_args(field.annotation) or tuple(
+        pattern.strip("^$").replace(r"\w+", "<name>") for pattern in patterns
+    )
+
+
+def has_kind(settings: type[Settings], kind: object) -> bool:
+    """Whether this is the class that `kind` chooses."""
+    return any(
+        kind == name or (name.endswith("<name>") and str(kind).startswith(name[:-6]))
+        for name in kind_names(settings)
+    )
+
+
 def is_scalar(annotation: Any) -> bool:
     """Whether values of this type are numbers, strings or booleans (perhaps with `None`)."""
     origin = get_origin(annotation)

@@ -20,10 +20,11 @@ from pipeline.errors import UserError, at
 Place = tuple[str | int, ...]
 """The way to a value: mapping keys and sequence positions from the top."""
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 64_000  # ten times the longest sensible file; read in well under a second
 MAX_DEPTH = 20
 
 _INT = re.compile(r"[-+]?[0-9]{1,18}")
+_PREFIXED_INT = re.compile(r"0o[0-7]{1,20}|0x[0-9a-fA-F]{1,15}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -33,6 +34,19 @@ _SPECIAL: dict[str, Any] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
+
+_SYNTAX_ERRORS = (
+    (r"'\\t'", "a tab", "put spaces in its place"),
+    (r"quoted scalar.*(end of stream|separator)", "this quote is never closed", "close it"),
+    (r"escape (character|sequence)", "a backslash in double quotes", "use single quotes"),
+    (r"flow mapping", "this `{` is never closed, or a comma is missing", "close it with `}`"),
+    (r"flow sequence", "this `[` is never closed, or a comma is missing", "close it with `]`"),
+    (r"simple key", "a key without a `:`", "write `key: value`, with a space after the colon"),
+    (r"block end", "an indentation that fits no line above", "indent it like its neighbours"),
+    (r"mapping values", "a second `: ` in one line", "put the value in quotes, or in braces"),
+    (r"cannot start", "a value that starts with a special character", "put it in quotes"),
+)
+"""PyYAML's words (a pattern), what they mean to someone who writes a space file, the cure."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,8 @@ def parse_scalar(text: str) -> Any:
         return _SPECIAL[text]
     if _INT.fullmatch(text):
         return int(text)
+    if _PREFIXED_INT.fullmatch(text):
+        return int(text, base=0)
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
@@ -64,18 +80,20 @@ def read_yaml(path: Path) -> YamlFile:
     """Read a file whose top is a mapping.
 
     Raises:
-        UserError: for a file that can't be read, isn't UTF-8, is over 1 MB, or breaks a rule above.
+        UserError: for a file that can't be read, isn't UTF-8, is over 64 kB, or breaks a rule above.
     """
     text = _read_text(path)
+    builder = _Builder(path, text)
     try:
-        return _Builder(path, text).build()
+        return builder.build()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        raise _syntax_error(path, error) from error
+    except (ValueError, OverflowError) as error:  # `chr` and `encode`, of a quoted "\U..."
         raise UserError(
-            f"not valid YAML: {error.problem or error.context}",
-            where=at(path, mark.line + 1 if mark else 1),
-            rule="one mapping of `key: value` lines, indented by spaces",
-            cure="mend the line; a tab, a missing colon or an unclosed bracket is the usual cause",
+            "an escape (`\\u`, `\\U`) that stands for no character",
+            where=at(path, builder.loader.line + 1),
+            rule="code points that Unicode has assigned to text",
+            cure="write the character itself",
         ) from error
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
@@ -87,9 +105,26 @@ def read_yaml(path: Path) -> YamlFile:
         ) from error
 
 
+def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> UserError:
+    """What PyYAML complains of, at the place where the faulty part begins."""
+    said = f"{error.context} {error.problem}"
+    known = ((what, cure) for said_by, what, cure in _SYNTAX_ERRORS if re.search(said_by, said))
+    what, cure = next(known, (f"not valid YAML: {error.problem or error.context}", "mend the line"))
+    begun, noticed = error.context_mark, error.problem_mark
+    within = re.search("flow|quoted|simple key", said) and "escape" not in said
+    mark = begun if begun and (within or noticed is None) and "'\\t'" not in said else noticed
+    return UserError(
+        what,
+        where=at(path, mark.line + 1 if mark else 1),
+        rule="YAML: `key: value` lines, indented by spaces; `{...}` and `[...]` in pairs",
+        cure=cure,
+    )
+
+
 def _read_text(path: Path) -> str:
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UserError(
             f"can't read it: {error.strerror}",
@@ -99,9 +134,9 @@ def _read_text(path: Path) -> str:
         ) from error
     if len(raw) > MAX_BYTES:
         raise UserError(
-            f"the file has {len(raw):,} bytes",
+            f"the file has more than {MAX_BYTES:,} bytes",
             where=str(path),
-            rule=f"at most {MAX_BYTES:,}",
+            rule=f"a space file has at most {MAX_BYTES:,} bytes",
             cure="give a search space, not a data file",
         )
     try:
@@ -120,6 +155,7 @@ class _Builder:
 
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.text = path, text
+        self.loader = yaml.SafeLoader("")
         self.lines: dict[Place, int] = {}
         self.root: list[Any] = []
         self.place: list[str | int] = []
@@ -144,28 +180,28 @@ class _Builder:
         if not isinstance(data, dict):
             raise UserError(
                 "the file is empty" if data is None else "the file is not a mapping",
-                where=at(self.path, 1),
+                where=at(self.path, self.lines.get((), 1)),
                 rule="a mapping with `study`, `data`, `model`, `search` ... at its top",
                 cure="start from a file in search_spaces/",
             )
         return YamlFile(self.path, self.text, data, self.lines)
 
     def _events(self) -> Iterator[yaml.Event]:
-        for event in yaml.parse(self.text, Loader=yaml.SafeLoader):
+        self.loader = yaml.SafeLoader(self.text)
+        while self.loader.check_event():
+            event = self.loader.get_event()
+            cure = "write the value out; text that starts with `&`, `*` or `!` is put in quotes"
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise self._error(
-                    event, "an anchor or alias", "plain values only", "write the value out"
-                )
+                raise self._error(event, "an anchor or alias", "plain values only", cure)
             if getattr(event, "tag", None):
-                raise self._error(
-                    event, f"the tag {event.tag!r}", "plain values only", "write the value out"
-                )
+                raise self._error(event, f"the tag {event.tag!r}", "plain values only", cure)
             yield event
 
     def _error(self, event: yaml.Event, what: str, rule: str, cure: str) -> UserError:
         return UserError(what, where=at(self.path, event.start_mark.line + 1), rule=rule, cure=cure)
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
+        event.value.encode()  # raises for half of a surrogate pair
         if self.open and isinstance(self.open[-1], dict) and self.keys[-1] is None:
             self._key(event)
         else:
@@ -188,6 +224,7 @@ class _Builder:
     def _put(self, event: yaml.Event, value: Any) -> None:
         """Store a value in the innermost open collection and note where it stands."""
         if not self.open:
+            self.lines[()] = event.start_mark.line + 1
             self.root.append(value)
         elif isinstance(container := self.open[-1], list):
             self.lines[(*self.place, len(container))] = event.start_mark.line + 1

@@ -25,7 +25,9 @@ def open_ledger(folder: Path, *assignments: str, text: str = TINY) -> Ledger:
 def test_the_baselines_come_first_with_their_true_settings(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     first, second, third = ledger.claim(), ledger.claim(), ledger.claim()
-    assert first and second and third
+    assert first
+    assert second
+    assert third
     assert (first.baseline, second.baseline, third.baseline) == ("unregularized", "recipe", None)
     assert first.name == "trial 0 (unregularized)"
     assert first.overrides == {"regularization.dropout": 0.0}

@@ -16,7 +16,8 @@ class StudySettings(Settings):
     """`study:` - what is sought, how long, and by which rules."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    """Names the Optuna study and the MLflow experiment: letters, digits, `.`, `_` and `-`."""
+    """Names the Optuna study and the MLflow experiment: letters, digits, `.`, `_` and `-`, at most
+    100 in all, the first one a letter or a digit."""
     metric: Metric = "validation/accuracy"
     """What is optimized. Its direction follows from its name."""
     trials: Annotated[int, Field(ge=1)] = 50

@@ -134,9 +134,14 @@ class ThresholdSettings(PrunerSettings):
     """Epochs in which no trial is pruned."""
 
     @model_validator(mode="after")
-    def _has_a_bound(self) -> ThresholdSettings:
+    def _bounds_make_sense(self) -> ThresholdSettings:
         if self.lower is None and self.upper is None:
-            raise ValueError("lower, upper or both should be given")
+            raise ValueError("it has no bound; lower, upper or both should be given")
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            raise ValueError(
+                f"lower is {self.lower:g} and upper is {self.upper:g}; "
+                "lower should be less than upper"
+            )
         return self
 
     def build(self, num_epochs: int) -> BasePruner:  # noqa: ARG002

@@ -1,0 +1,97 @@
+"""The house keeps its order: imports run downward only, and heavy ones only where they are used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "pipeline"
+
+LAYERS = [
+    {"errors"},
+    {"settings", "seeding", "statistics"},
+    {"yaml_file", "search_space", "words"},
+    {"datasets", "lr_schedules", "augmentation", "regularizers", "optimizers"},
+    {"models"},
+    {"training"},
+    {"study/samplers", "study/pruners"},
+    {"study"},
+    {"config_errors"},
+    {"config"},
+    {"space_check"},
+    {"space_file", "schema"},
+    {"tracking", "study/storage", "study/ledger", "progress", "weights"},
+    {"exported_model"},
+    {"registry"},
+    {"trial"},
+    {"finalists", "evaluation"},
+    {"search"},
+    {"report"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+def place(module: str) -> str:
+    """`pipeline.study.ledger` -> `study/ledger`; `pipeline.models.vgg` -> `models`."""
+    parts = module.split(".")[1:]
+    nested = "/".join(parts[:2])
+    return nested if nested in RANK else parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """The project's modules that a file imports, wherever in the file."""
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "pipeline":
+            found |= {f"pipeline.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline."):
+            found.add(str(node.module))
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name.startswith("pipeline.")}
+    return found
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downward(path: Path) -> None:
+    own = place(module_name(path))
+    for imported in imports(path):
+        other = place(imported)
+        assert own == other or RANK[own] > RANK[other], f"{own} imports {other}"
+
+
+def test_training_knows_neither_optuna_nor_mlflow() -> None:
+    for path in (PACKAGE / "training").glob("*.py"):
+        assert "optuna" not in path.read_text()
+        assert "mlflow" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import pipeline.cli",
+        "from pathlib import Path; from pipeline.space_file import load_space; "
+        "load_space(Path('search_spaces/digits.yaml'))",
+    ],
+)
+def test_reading_a_space_file_imports_nothing_heavy(statement: str) -> None:
+    heavy = "{'torch', 'torchvision', 'mlflow', 'optuna', 'sklearn'}"
+    code = f"import sys; {statement}; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True
+    )
+    assert done.stdout.strip() == "[]"

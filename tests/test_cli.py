@@ -1,0 +1,229 @@
+"""The commands as a user runs them: real processes, real signals, exit codes, no tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import enter
+from tests.spaces import TINY, write_tiny
+
+ROOT = Path(__file__).parents[1]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "REGSEARCH_"))}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+def regsearch(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=cwd,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Path]:
+    """A folder in which a study has been run to its end by the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, folder)
+        write_tiny(folder)
+        done = regsearch("run", "tiny.yaml", "--trials", "3", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        (folder / "printed").write_text(done.stdout)
+        (folder / "errors").write_text(done.stderr)
+        yield folder
+
+
+def test_run_prints_a_line_an_epoch_and_ends_with_a_summary(folder: Path) -> None:
+    printed = (folder / "printed").read_text()
+    assert "trial 0 (unregularized)" in printed
+    for trial in range(3):
+        for epoch in (1, 2):
+            assert f"trial {trial}: epoch {epoch}/2: train loss" in printed
+    assert "3 of 3 trials finished" in printed
+    assert "regsearch evaluate models:/tiny-cnn@champion" in printed
+
+
+def test_run_says_nothing_on_stderr(folder: Path) -> None:
+    assert (folder / "errors").read_text() == ""
+
+
+def test_the_stores_are_where_plain_mlflow_and_the_readme_look(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    assert {"mlflow.db", "mlruns"} <= names
+    assert (folder / "mlruns" / "optuna.db").exists()
+
+
+def test_evaluate_prints_the_test_scores_and_counts_its_readings(folder: Path) -> None:
+    first = regsearch("evaluate", "models:/tiny-cnn@champion", cwd=folder)
+    assert first.returncode == 0, first.stderr
+    assert "359 test images" in first.stdout
+    assert "95 % interval" in first.stdout
+    assert "first reading" in first.stdout
+    second = regsearch("evaluate", "models:/tiny-cnn@champion", "--json", cwd=folder)
+    result = json.loads(second.stdout)
+    assert result["test_readings"] == 2
+    assert result["scores"]["num_images"] == 359
+    assert sum(map(sum, result["scores"]["confusion"])) == 359
+    low, high = result["scores"]["accuracy_low"], result["scores"]["accuracy_high"]
+    assert 0 <= low <= result["scores"]["accuracy"] <= high <= 1
+
+
+def test_evaluate_names_the_models_that_there_are(folder: Path) -> None:
+    done = regsearch("evaluate", "models:/none@champion", cwd=folder)
+    assert done.returncode == 2
+    assert "models:/tiny-cnn@champion" in done.stderr
+
+
+def test_validate_prints_the_settings_and_the_space_without_training(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    done = regsearch("validate", "tiny.yaml", "--set", "training.epochs=7", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "training.epochs" in done.stdout
+    assert "0 to 0.7" in done.stdout
+    assert "1e-05 to 0.1, log scale" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
+
+
+def test_schema_is_json(tmp_path: Path) -> None:
+    schema = json.loads(regsearch("schema", cwd=tmp_path).stdout)
+    assert "regularization.dropout" in schema["properties"]["search"]["properties"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "missing.yaml"), "missing.yaml"),
+        (("run", "tiny.yaml", "--device", "cuda:7"), "no device 'cuda:7'"),
+        (("run", "tiny.yaml", "--set", "training.epochs=many"), "--set training.epochs=many"),
+        (("run", "tiny.yaml", "--storage", "nonsense://x:canary@y"), "can't open"),
+        (("run", "tiny.yaml", "--trials", "0"), "study.trials"),
+        (("run",), "Missing argument"),
+        (("run", "tiny.yaml", "--no-such-option"), "No such option"),
+        (("evaluate", "models:/x@y"), "no MLflow store"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    write_tiny(tmp_path)
+    done = regsearch(*arguments, cwd=tmp_path, MLFLOW_TRACKING_URI="")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "canary" not in done.stdout + done.stderr
+
+
+def test_a_fault_of_our_own_is_told_without_a_traceback_and_exit_code_1(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    code = (
+        "import sys, pipeline.space_file as f\n"
+        "def broken(*_): raise RuntimeError('on purpose')\n"
+        "f.load_space = broken\n"
+        "sys.argv[1:] = ['validate', 'tiny.yaml']\n"
+        "from pipeline.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "RuntimeError: on purpose" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_an_interrupted_run_gives_its_trial_back_and_goes_on_later(
+    workspace: Path, sent: signal.Signals, code: int
+) -> None:
+    write_tiny(workspace, TINY.replace("epochs: 2", "epochs: 5000"))
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "pipeline",
+            "run",
+            "tiny.yaml",
+            "--set",
+            "training.early_stopping.patience=9999",
+        ],
+        cwd=workspace,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch 3/5000" in line:
+            break
+    process.send_signal(sent)
+    sent_at = time.monotonic()
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert time.monotonic() - sent_at < 15
+    assert "Traceback" not in out + errors
+    assert "nothing is lost" in out
+    assert states(workspace) == (["FAIL", "WAITING", "WAITING"], {"FAILED", "KILLED"})
+
+
+def states(folder: Path) -> tuple[list[str], set[str]]:
+    """The trials' states in the study's store, and the statuses of MLflow's runs."""
+    code = (
+        "import optuna, mlflow\n"
+        "study = optuna.load_study(study_name='tiny', storage='sqlite:///mlruns/optuna.db')\n"
+        "print(*sorted(t.state.name for t in study.trials))\n"
+        "runs = mlflow.MlflowClient().search_runs(['1'])\n"
+        "print(*{run.info.status for run in runs})"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, check=True
+    )
+    trials, runs = done.stdout.splitlines()
+    return trials.split(), set(runs.split())
+
+
+@pytest.mark.slow
+def test_ui_serves_mlflow_on_this_folders_store(folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "ui", "--port", "5987"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    url = "http://127.0.0.1:5987/ajax-api/2.0/mlflow/experiments/search"
+    request = urllib.request.Request(
+        url, b'{"max_results": 10}', {"Content-Type": "application/json"}
+    )
+    try:
+        for _ in range(120):
+            try:
+                answer = json.loads(urllib.request.urlopen(request, timeout=5).read())
+                break
+            except OSError:
+                time.sleep(0.5)
+        names = {experiment["name"] for experiment in answer["experiments"]}
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+    assert "tiny" in names

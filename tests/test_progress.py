@@ -1,0 +1,120 @@
+"""What is on the screen: the live view, the log lines, and the words for numbers."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pipeline.progress import LiveView, LogView, Standing, View, open_view
+from pipeline.words import describe, duration, short_name, show_metric, spell
+
+METRICS = {
+    "train/loss": 1.234,
+    "validation/loss": 0.987,
+    "validation/accuracy": 0.7654,
+    "images_per_sec": 12345.6,
+}
+STANDING = Standing(10, 3, 1, 2, "81.00% (trial 2)", "validation/accuracy")
+
+
+def play(view: View) -> None:
+    view.study(STANDING)
+    view.trial_started(6, "trial 6", {"regularization.dropout": 0.25}, 8)
+    view.epoch_ended(6, 2, METRICS)
+
+
+def test_the_live_view_shows_counts_best_and_the_running_trial() -> None:
+    console = Console(width=120, file=io.StringIO())
+    view = LiveView(console, "regsearch: study x")
+    play(view)
+    console.print(view.render())
+    screen = console.file.getvalue()  # type: ignore[attr-defined]
+    for shown in (
+        "regsearch: study x",
+        "4/10",
+        "3 complete, 1 pruned, 2 failed",
+        "81.00% (trial 2)",
+        "trial 6",
+        "epoch 2/8",
+        "accuracy 76.54%",
+        "dropout 0.25",
+    ):
+        assert shown in screen
+
+
+def test_an_ended_trial_moves_to_the_latest_results() -> None:
+    console = Console(width=120, file=io.StringIO())
+    view = LiveView(console, "t")
+    play(view)
+    view.trial_ended(6, "FAIL", "the first line\na traceback")
+    console.print(view.render())
+    screen = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "FAIL" in screen
+    assert "the first line" in screen
+    assert "a traceback" not in screen
+    assert "epoch 2/8" not in screen
+
+
+def test_the_time_left_follows_from_the_pace_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now[0])
+    view = LiveView(Console(file=io.StringIO()), "t")
+    view.study(Standing(10, 4, 0, 0, "-", "validation/accuracy"))  # four were there before
+    now[0] = 160.0
+    assert view._left(Standing(10, 4, 0, 0, "-", "validation/accuracy")) is None
+    # Two trials in 60 s, so the four that are left take 120 s.
+    assert view._left(Standing(10, 5, 1, 0, "-", "validation/accuracy")) == 120.0
+
+
+def test_log_lines_are_plain_and_one_an_event() -> None:
+    file = io.StringIO()
+    view = open_view(Console(file=file, width=40), "regsearch: study x")
+    assert isinstance(view, LogView)
+    play(view)
+    view.trial_ended(6, "PRUNED", "pruned after epoch 2")
+    lines = [line[9:] for line in file.getvalue().splitlines()]
+    assert lines == [
+        "regsearch: study x",
+        "study: 4 of 10 trials finished (3 complete, 1 pruned, 2 failed); "
+        "best validation/accuracy: 81.00% (trial 2)",
+        "trial 6: dropout 0.25",
+        "trial 6: epoch 2/8: train loss 1.234, validation loss 0.987, accuracy 76.54%, "
+        "12,346 images/s",
+        "trial 6: PRUNED: pruned after epoch 2",
+    ]
+
+
+def test_loading_is_logged_by_tenths() -> None:
+    file = io.StringIO()
+    view = LogView(Console(file=file))
+    for done in range(101):
+        view.loading("decoding", done, 100)
+    assert len(file.getvalue().splitlines()) == 11
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3.2, "3 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (11_100, "3 h 5 min")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_values_are_short_and_names_are_clear() -> None:
+    assert [spell(v) for v in (None, True, False, 3, 0.123456, 1e-5, "cosine")] == [
+        "-",
+        "true",
+        "false",
+        "3",
+        "0.123",
+        "1e-05",
+        "cosine",
+    ]
+    assert short_name("training.optimizer.weight_decay") == "weight_decay"
+    assert short_name("lr_schedule.kind") == "lr_schedule.kind"
+    assert describe({"a.b": 1, "lr_schedule.gamma": 0.5}) == "b 1, lr_schedule.gamma 0.5"
+    assert show_metric("validation/accuracy", 0.98765) == "98.77%"
+    assert show_metric("validation/loss", 0.98765) == "0.9877"
+    assert show_metric("validation/loss", None) == "-"
