@@ -18,9 +18,7 @@ from pipeline.models import ModelSettingsUnion
 from pipeline.search_space import SearchEntry, SearchSpace
 from pipeline.settings import Scalar, Settings, field_classes, has_kind, scalar_fields
 from pipeline.study import StudySettings
-from pipeline.study.pruners import HyperbandSettings, SuccessiveHalvingSettings
 from pipeline.training.recipe import Recipe
-
 
 SECTIONS = (
     "study",
@@ -94,9 +92,17 @@ class RunConfig(Recipe):
                 rule="the warm-up should be shorter than the training",
                 cure="shorten the warm-up",
             )
-        pruner = self.study.pruner
-        if isinstance(pruner, HyperbandSettings | SuccessiveHalvingSettings):
-            yield from self._pruner_problems(pruner.min_epochs)
+        min_epochs = getattr(self.study.pruner, "min_epochs", 0)
+        if min_epochs > epochs:
+            yield Problem(
+                ("study", "pruner", "min_epochs"),
+                f"`study.pruner.min_epochs` is {min_epochs}, but `training.epochs` is {epochs}",
+                rule="a trial can't be promised more epochs than the training has",
+                cure="lower `study.pruner.min_epochs`",
+            )
+        yield from self._regularizers_without_place()
+
+    def _regularizers_without_place(self) -> Iterator[Problem]:
         for name in ("dropout", "spatial_dropout", "stochastic_depth"):
             if getattr(self.regularization, name) and name not in self.model.regularizers:
                 yield Problem(
@@ -110,16 +116,6 @@ class RunConfig(Recipe):
         """All settings as plain data, defaults included, in the order in which one reads them."""
         data = self.model_dump(mode="json")
         return {section: data[section] for section in SECTIONS}
-
-    def _pruner_problems(self, min_epochs: int) -> Iterator[Problem]:
-        if min_epochs > self.training.epochs:
-            yield Problem(
-                ("study", "pruner", "min_epochs"),
-                f"`study.pruner.min_epochs` is {min_epochs}, "
-                f"but `training.epochs` is {self.training.epochs}",
-                rule="a trial can't be promised more epochs than the training has",
-                cure="lower `study.pruner.min_epochs`",
-            )
 
     def values(self) -> dict[str, Scalar | None]:
         """Every scalar setting by its dotted path, defaults included; the search left out."""

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline.errors import UserError, UserErrors
-from pipeline.settings import Settings, settings_classes
-from pipeline.yaml_file import Place
+from pipeline.settings import Settings, has_kind, kind_names, settings_classes
+from pipeline.yaml_file import Place, parse_scalar
+
+MAX_SHOWN = 20
+UNKNOWN_KIND = ("union_tag_invalid", "union_tag_not_found")
+
+_RULES = {
+    "bool_type": "should be true or false; write true or false: yes, no, on and off are text",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "string_type": "should be text; put it in quotes",
+    "list_type": "should be a list",
+    "tuple_type": "should be a list",
+    "dict_type": "should be a mapping",
+    "model_type": "should be a mapping",
+    "model_attributes_type": "should be a mapping",
+    "too_short": "should have at least {min_length} items",
+    "too_long": "should have at most {max_length} items",
+}
 
 
-UNKNOWN_KIND = ("union_tag_invalid", "union_tag_not_found", "unknown_model", "unknown_optimizer")
+Complaint = tuple[Place, Mapping[str, Any]]
+"""A place, and what pydantic says of it (an item of `ValidationError.errors()`)."""
 
 
 @dataclass(frozen=True)
@@ -32,105 +54,167 @@ class Problem:
 
 
 def raise_all(errors: Iterable[UserError]) -> None:
-    """Raise one error for all of `errors`; nothing for none."""
-    found = list(errors)
+    """Raise one error for all of `errors`, or the first twenty of them; nothing for none."""
+    found = list(islice(errors, MAX_SHOWN))
     if found:
         raise found[0] if len(found) == 1 else UserErrors(found)
+
+
+def quoted(value: object) -> str:
+    """A value as it stands in a YAML file: strings in quotes, long ones cut short."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(quoted, value[:6]))}{', ...' * (len(value) > 6)}]"
+    text = "a mapping" if isinstance(value, Mapping) else repr(value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+def nearest_name(word: object, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, if any is close."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(word).lower(), by_lower, n=1)
+    return by_lower[close[0]] if close else None
 
 
 def explain(
     error: ValidationError, data: Mapping[str, Any], top: type[Settings]
 ) -> Iterator[Problem]:
     """Each complaint about `data`, with the place it is about."""
-    for item in error.errors():
-        place = _place(item["loc"], data)
-        name = f"`{'.'.join(map(str, place))}`"
-        if item["type"] == "missing":
-            yield Problem(place, f"{name} is missing", "it has no default", f"give {name} a value")
-        elif item["type"] == "extra_forbidden":
-            yield _unknown_key(place, name, _known_keys(item["loc"], top))
-        elif item["type"] in UNKNOWN_KIND:
-            yield _unknown_kind(place, name, item)
+    complaints = _without_echoes([(_place(item, data), item) for item in error.errors()])
+    for place, group in groupby(complaints, key=lambda complaint: complaint[0]):
+        items = [item for _, item in group]
+        kind, classes = items[0]["type"], _classes_at(items[0]["loc"], top)
+        if kind == "missing":
+            cure = f"add `{place[-1]}:` and its value"
+            yield Problem(place, f"{_name(place)} is missing", "it has no default", cure)
+        elif kind == "extra_forbidden":
+            yield _unknown_key(place, data, _classes_at(items[0]["loc"][:-1], top))
+        elif kind in UNKNOWN_KIND:
+            yield _unknown_kind(place, items[0], classes)
         else:
-            yield Problem(place, *_value_problem(name, item))
+            yield _wrong_value(place, items, top)
 
 
-def _value_problem(name: str, item: Mapping[str, Any]) -> tuple[str, str, str]:
-    rule = item["msg"].removeprefix("Value error, ")
-    rule = rule.replace("Input should", "should").replace("valid boolean", "true or false")
-    rule = rule.replace("valid dictionary or object to extract fields from", "mapping")
-    if isinstance(item["input"], dict | list):
-        what = name if item["type"] == "value_error" else f"{name} is not a plain value"
-        return (f"{what} can't be used", rule, f"mend {name}")
-    return (f"{name} is {_spell(item['input'])}", rule, f"change {name}")
+def _without_echoes(complaints: list[Complaint]) -> list[Complaint]:
+    """The complaints without those that come of another one.
+
+    A misspelt key is unknown, and the right one missing; a wrong item of a list makes the list
+    wrong for the other members of its union too.
+    """
+    unknown = [place for place, item in complaints if item["type"] == "extra_forbidden"]
+    outer = {place[:n] for place, _ in complaints for n in range(len(place))}
+
+    def is_echo(place: Place, item: Mapping[str, Any]) -> bool:
+        if item["type"] == "missing":
+            siblings = (other[-1] for other in unknown if other[:-1] == place[:-1])
+            return any(nearest_name(word, [str(place[-1])]) for word in siblings)
+        return place in outer
+
+    return [complaint for complaint in complaints if not is_echo(*complaint)]
 
 
-def _spell(value: object) -> str:
-    """A value as it stands in a YAML file, strings in quotes."""
-    words = {None: "null", True: "true", False: "false"}
-    plain = value is None or isinstance(value, bool)
-    return words[value] if plain else repr(value)  # type: ignore[index]
+def _wrong_value(place: Place, items: list[Mapping[str, Any]], top: type[Settings]) -> Problem:
+    """A value of another type than asked for, or out of its bounds.
+
+    Where a union of plain types is asked for, each of its members has complained.
+    """
+    specific = [item for item in items if not item["type"].endswith("_type")] or items
+    item, name = specific[0], _name(place)
+    value = item["input"]
+    said = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    rule = _RULES[item["type"]].format(**item.get("ctx", {})) if item["type"] in _RULES else said
+    if len(specific) > 1:
+        rule = "should be a plain value: a number, true, false or text"
+    if item["type"] == "string_pattern_mismatch":
+        rule = _description(item["loc"], top) or rule
+    rule, _, cure = rule.partition("; ")
+    if item["type"] == "value_error" and isinstance(value, Mapping):
+        return Problem(place, f"{name}: {rule}", cure, f"mend {name}")
+    cure = cure or _cure(name, value, choices=re.findall(r"'([^']*)'", rule))
+    return Problem(place, f"{name} is {quoted(value)}", rule, cure)
 
 
-def _unknown_key(place: Place, name: str, known: list[str]) -> Problem:
-    close = difflib.get_close_matches(str(place[-1]), known, n=1)
-    cure = f"did you mean `{close[0]}`?" if close else f"delete {name} or rename it"
+def _cure(name: str, value: object, choices: list[str]) -> str:
+    if value is None:
+        return f"give {name} a value, or delete it"
+    if isinstance(value, str) and not isinstance(parse_scalar(value), str):
+        return f"write {value} without quotes"
+    meant = nearest_name(value, choices)
+    return f"did you mean `{meant}`?" if meant else f"change {name}"
+
+
+def _unknown_key(place: Place, data: Mapping[str, Any], classes: list[type[Settings]]) -> Problem:
+    known = sorted({key for owner in classes for key in owner.model_fields})
+    *sections, key = place
+    for section in sections:
+        data = data[section]  # type: ignore[index]
+    kind = data.get("kind", data.get("type"))
+    meant = nearest_name(key, known)
+    outermost = str(key).partition(".")[0]
+    cure = f"did you mean `{meant}`?" if meant else f"delete {_name(place)} or rename it"
+    if "." in str(key) and outermost in known:
+        cure = f"nest it: `{outermost}:`, and below it the rest, indented"
     return Problem(
         place,
-        f"{name} is not a key that regsearch knows",
-        "known here: " + ", ".join(sorted(known)),
+        f"{_name(place)} is not a key that regsearch knows here",
+        f"known{f' for {quoted(kind)}' if kind else ''}: {', '.join(known)}",
         cure,
     )
 
 
-def _unknown_kind(place: Place, name: str, item: Mapping[str, Any]) -> Problem:
+def _unknown_kind(place: Place, item: Mapping[str, Any], classes: list[type[Settings]]) -> Problem:
     """A section whose `kind` (an entry whose `type`) is missing or not one of the table's."""
-    context, given = item.get("ctx", {}), item["input"]
-    key = str(context.get("discriminator", "")).strip("'")
-    key = key if key.isidentifier() and not key.startswith("_") else "kind"
-    expected = str(context.get("expected_tags", "")).replace("'", "")
-    rule = f"should be one of {expected}" if expected else item["msg"]
-    if not isinstance(given, dict):
-        what = f"{name} is {_spell(given)}"
-        return Problem(place, what, f"a mapping with `{key}`", f"write it as {{{key}: ...}}")
-    name = f"`{'.'.join(map(str, (*place, key)))}`"
+    key = "type" if place[0] == "search" else "kind"
+    kinds, given = [name for owner in classes for name in kind_names(owner)], item["input"]
+    rule = f"should be one of {', '.join(kinds)}"
+    if not isinstance(given, Mapping):
+        what = f"{_name(place)} is {quoted(given)}"
+        return Problem(place, what, f"should be a mapping with `{key}`", f"write {{{key}: ...}}")
+    name = _name((*place, key))
     if key not in given:
-        return Problem(place, f"{name} is missing", rule, f"add `{key}:`")
-    close = difflib.get_close_matches(str(given[key]), expected.split(", "), n=1)
-    cure = f"did you mean `{close[0]}`?" if close else "choose one of them"
-    return Problem((*place, key), f"{name} is {_spell(given[key])}", rule, cure)
+        nested = [word for word, value in given.items() if isinstance(value, Mapping)]
+        path = f"{'.'.join(map(str, place[1:]))}.{nested[0] if nested else ''}"
+        dotted = f"write `{path}: ...`: what is searched is named by its dotted path"
+        cure = dotted if key == "type" and nested else f"add `{key}:`"
+        return Problem(place, f"{name} is missing", rule, cure)
+    meant = nearest_name(given[key], kinds)
+    cure = f"did you mean `{meant}`?" if meant else "choose one of them"
+    return Problem((*place, key), f"{name} is {quoted(given[key])}", rule, cure)
 
 
-def _place(loc: tuple[str | int, ...], data: Any) -> Place:
-    """A pydantic location without the tags that it puts in for the members of a union."""
+def _name(place: Place) -> str:
+    """A place as its dotted path, marked as code."""
+    return f"`{'.'.join(map(str, place))}`"
+
+
+def _place(item: Mapping[str, Any], data: Any) -> Place:
+    """A complaint's location without what pydantic puts in for the members of a union."""
     place: list[str | int] = []
-    for i, part in enumerate(loc):
-        if isinstance(data, Mapping) and part in data:
-            data = data[str(part)]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+    for part in item["loc"]:
+        in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if in_list or (isinstance(data, Mapping) and part in data):
             data = data[part]
-        elif i < len(loc) - 1 or not isinstance(data, Mapping) or _is_tag(part, data):
-            continue
-        place.append(part)
-    return tuple(place)
+            place.append(part)
+    missing = item["loc"][-1:] if item["type"] == "missing" else ()
+    return (*place, *missing)
 
 
-def _is_tag(part: str | int, data: Mapping[str, Any]) -> bool:
-    return part in (data.get("kind"), data.get("type"))
-
-
-def _known_keys(loc: tuple[str | int, ...], top: type[Settings]) -> list[str]:
-    """The keys that the settings class around an unknown key has."""
-    classes: list[type[Settings]] = [top]
-    for part in loc[:-1]:
+def _classes_at(loc: tuple[str | int, ...], top: type[Settings]) -> list[type[Settings]]:
+    """The settings classes that may stand at a location of pydantic's."""
+    classes = [top]
+    for part in loc:
         fields = [c.model_fields[str(part)] for c in classes if part in c.model_fields]
         if fields:
             classes = [c for field in fields for c in settings_classes(field.annotation)]
         elif len(classes) > 1:
-            classes = [c for c in classes if _has_tag(c, part)] or classes
-    return sorted({key for c in classes for key in c.model_fields})
+            classes = [c for c in classes if has_kind(c, part)] or classes
+    return classes
 
 
-def _has_tag(settings: type[Settings], tag: str | int) -> bool:
-    fields = (settings.model_fields.get(key) for key in ("kind", "type"))
-    return any(tag in getattr(f.annotation, "__args__", ()) for f in fields if f is not None)
+def _description(loc: tuple[str | int, ...], top: type[Settings]) -> str | None:
+    """What the string under a field says."""
+    fields = (owner.model_fields.get(str(loc[-1])) for owner in _classes_at(loc[:-1], top))
+    return next((" ".join(f.description.split()) for f in fields if f and f.description), None)

@@ -28,7 +28,7 @@ class UserError(Exception):
         return "\n".join(lines)
 
 
-class UserErrors(UserError):
+class UserErrors(UserError):  # noqa: N818 - several of them
     """Several mistakes found at once, told together."""
 
     def __init__(self, errors: Sequence[UserError]) -> None:

@@ -18,13 +18,17 @@ from pipeline.config import RunConfig
 from pipeline.datasets import Splits, load_splits
 from pipeline.errors import UserError
 from pipeline.finalists import Finalist, Registrar
+from pipeline.models import build_model
 from pipeline.progress import Standing, View
+from pipeline.seeding import TrialSeeds
 from pipeline.space_file import Space
 from pipeline.study.ledger import Ledger, value_of
 from pipeline.study.storage import DEFAULT_STORAGE, open_storage
+from pipeline.threads import choose_threads
 from pipeline.tracking import DatasetInfo, Mirror
 from pipeline.tracking import Report as DeliveryReport
 from pipeline.training.data import DeviceData
+from pipeline.training.loop import Trainer
 from pipeline.trial import TrialRunner, Verdict
 from pipeline.weights import WeightStore
 from pipeline.words import show_metric, spell
@@ -71,6 +75,9 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     storage = open_storage(options.storage, mlflow.get_tracking_uri())
     ledger = Ledger(config, storage)
     ledger.require_same_data(splits.digest)
+    data = DeviceData.from_splits(splits, device, config.study.seed)
+    if device.type == "cpu":
+        torch.set_num_threads(ledger.fixed_threads(lambda: _measure_threads(config, data)))
     mirror = Mirror.open(
         config.study.name,
         ledger.uuid,
@@ -78,9 +85,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
         artifacts={"space.yaml": space.text, "settings.yaml": _dump(config)},
         tags=_tags(config, device),
     )
-    data = DeviceData.from_splits(splits, device, config.study.seed)
-    weights = WeightStore(ledger.uuid)
-    runner = TrialRunner(config, data, ledger, mirror, weights, view)
+    runner = TrialRunner(config, data, ledger, mirror, WeightStore(ledger.uuid), view)
     outcome = Outcome(config, standing(ledger))
     finished = False
     try:
@@ -127,6 +132,17 @@ def _run_trials(
         if failures_in_row >= ledger.config.study.max_consecutive_failures:
             outcome.too_many_failures = verdict.reason
             return
+
+
+def _measure_threads(config: RunConfig, data: DeviceData) -> int:
+    """The thread count that suits the file's own recipe on this machine."""
+
+    def recipe() -> Trainer:
+        model = build_model(config.model, config.regularization, data.image_shape, data.num_classes)
+        seeds = TrialSeeds.of(config.study.seed, 0)
+        return Trainer(model, data, config, config.study.metric, seeds)
+
+    return choose_threads(recipe)
 
 
 def standing(ledger: Ledger) -> Standing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Choice = bool | int | float | str
 
 MAX_CHOICES = 100
+MAX_STEPS = 1_000_000
 
 
 class Suggesting(Protocol):
@@ -77,11 +79,12 @@ class NumberEntry(Entry):
         if self.log and self.step is not None:
             raise ValueError("both step and log are given; they exclude each other")
         if self.step is not None:
-            steps = (self.high - self.low) / self.step
-            if not math.isclose(steps, round(steps), abs_tol=1e-9) or steps < 1:
+            # As decimals, which is how they are written: 0.3 - 0.2 is not 0.1 in binary.
+            low, high, step = (Fraction(str(x)) for x in (self.low, self.high, self.step))
+            if (high - low) % step or high - low > MAX_STEPS * step:
                 raise ValueError(
-                    f"step is {self.step:g} and high - low is {self.high - self.low:g}; "
-                    "high - low should be a multiple of step"
+                    f"step is {self.step:g} and high - low is {float(high - low):g}; "
+                    "high - low should be a multiple of step, a million times at most"
                 )
         return self
 

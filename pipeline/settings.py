@@ -89,7 +89,7 @@ def settings_classes(annotation: Any) -> Iterator[type[Settings]]:
 
 
 def kind_names(settings: type[Settings]) -> tuple[str, ...]:
-    """The values of `kind` (an entry's `type`) that choose this class: `torchvision/<name>`, say."""
+    """The values of `kind` (an entry's `type`) that choose this class, `<name>` for any name."""
     field = settings.model_fields.get("kind") or settings.model_fields.get("type")
     if field is None:
         return ()

@@ -1,17 +1,16 @@
-"""Is a search space possible? Every entry's bounds are tried on the settings before any training."""
+"""Is a search space possible? Each entry's bounds are tried on the settings before any training."""
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.config_errors import Problem
-from pipeline.errors import UserError
+from pipeline.config_errors import MAX_SHOWN, Problem, nearest_name, quoted
+from pipeline.errors import UserError, UserErrors
 from pipeline.search_space import (
     CategoricalEntry,
     Choice,
@@ -20,10 +19,12 @@ from pipeline.search_space import (
     in_range,
     same,
 )
-from pipeline.settings import Scalar, scalar_fields
+from pipeline.settings import has_kind, scalar_fields
+from pipeline.words import describe
 
 SEARCHABLE = ("model", "training", "lr_schedule", "regularization", "augmentation")
 RANDOM_POINTS = 100
+MAX_TRIES = 2000  # of bounds in contexts, over all entries: 0.2 s
 
 
 def searchable_paths() -> list[str]:
@@ -35,7 +36,7 @@ def searchable_paths() -> list[str]:
 def check_search(config: RunConfig) -> Iterator[Problem]:
     """What is wrong with `search:`, the first kind of mistake only."""
     for check in (_unknown_paths, _conditions, _recipe_choices, _bounds, _dead_augmentation):
-        found = list(check(config))
+        found = list(itertools.islice(check(config), MAX_SHOWN))
         yield from found
         if found:
             return
@@ -46,8 +47,8 @@ def _unknown_paths(config: RunConfig) -> Iterator[Problem]:
     known = searchable_paths()
     for path in config.search:
         if path not in known:
-            close = difflib.get_close_matches(path, known, n=1)
-            cure = f"did you mean `{close[0]}`?" if close else "`regsearch schema` lists them all"
+            meant = f"{path}.kind" if f"{path}.kind" in known else nearest_name(path, known)
+            cure = f"did you mean `{meant}`?" if meant else "`regsearch schema` lists them all"
             yield Problem(
                 ("search", path),
                 f"`{path}` is not a setting that can be searched",
@@ -84,7 +85,7 @@ def _condition(config: RunConfig, path: str, entry: SearchEntry, parent: str) ->
         if not in_range(config.search[parent], value):
             yield Problem(
                 place,
-                f"`{path}` waits for `{parent}` to be {value!r}, which it can't be",
+                f"`{path}` waits for `{parent}` to be {quoted(value)}, which it can't be",
                 f"one of the values that `{parent}` is searched over",
                 "change the condition, or add the value",
             )
@@ -97,35 +98,43 @@ def _recipe_choices(config: RunConfig) -> Iterator[Problem]:
         value = values.get(path)
         given = isinstance(entry, CategoricalEntry) and path in values
         if given and not any(same(value, choice) for choice in entry.edges()):
+            own = quoted(value)
             yield Problem(
                 ("search", path),
-                f"the file's own `{path}` is {value!r}, which is not among the choices",
+                f"the file's own `{path}` is {own}, which is not among the choices",
                 "the file's own settings are tried as a baseline, so they belong to the space",
-                f"add {value!r} to `choices`, or set `{path}` to one of them outside of `search:`",
+                f"add {own} to `choices`, or set `{path}` to one of them outside of `search:`",
             )
 
 
 def _bounds(config: RunConfig) -> Iterator[Problem]:
     for path, entry in config.search.items():
-        for context, edge in itertools.product(_contexts(config, path), entry.edges()):
+        tries = itertools.product(_contexts(config, path), entry.edges())
+        for context, edge in itertools.islice(tries, MAX_TRIES // len(config.search)):
             try:
                 config.with_overrides({**context, path: edge})
             except UserError as error:
-                given = "".join(f" with {key}: {value}" for key, value in context.items())
                 yield Problem(
                     ("search", path),
-                    f"`{path}` can't be {edge!r}{given}: {_one_line(error)}",
+                    f"`{path}` can't be {quoted(edge)}{_with(context)}: {_reason(error, path)}",
                     "every value of an entry is one that the setting accepts",
                     _bounds_cure(config, path, error),
                 )
                 break
 
 
+def _with(context: Mapping[str, Choice]) -> str:
+    listed = " and ".join(f"`{path}` {quoted(value)}" for path, value in context.items())
+    return f" with {listed}" if listed else ""
+
+
 def _bounds_cure(config: RunConfig, path: str, error: UserError) -> str:
     kind = f"{path.rpartition('.')[0]}.kind"
     if kind in config.search and "not a key" in error.what:
-        return f"add `when: {{{kind}: [...]}}` with the kinds that have it"
-    return "change the bounds or the choices"
+        owners = [scalar.owner for known, scalar in scalar_fields(RunConfig) if known == path]
+        kinds = [k for k in config.search[kind].edges() if any(has_kind(o, k) for o in owners)]
+        return f"give it `when: {{{kind}: [{', '.join(map(str, kinds))}]}}`, the kinds that have it"
+    return error.cure or "change the bounds or the choices"
 
 
 def _dead_augmentation(config: RunConfig) -> Iterator[Problem]:
@@ -152,10 +161,9 @@ def _combinations(config: RunConfig) -> Iterator[Problem]:
         try:
             config.with_overrides(sample)
         except UserError as error:
-            listed = ", ".join(f"{path}: {_short(value)}" for path, value in sample.items())
             yield Problem(
                 ("search",),
-                f"these values don't go together: {listed}: {_one_line(error)}",
+                f"these values don't go together: {describe(sample)}: {_reason(error)}",
                 "every point of the space is one that the settings accept",
                 "narrow the bounds, or add a condition (`when`)",
             )
@@ -180,17 +188,16 @@ def _contexts(config: RunConfig, path: str) -> list[dict[str, Choice]]:
         section, _, key = kind.rpartition(".")
         if key == "kind" and path.startswith(f"{section}.") and path != kind:
             options.setdefault(kind, entry.edges())
-    return [
-        dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
-    ]
+    products = itertools.islice(itertools.product(*options.values()), MAX_TRIES)
+    return [dict(zip(options, values, strict=True)) for values in products]
 
 
-def _one_line(error: UserError) -> str:
-    return f"{error.what}; {error.rule}" if error.rule else str(error)
-
-
-def _short(value: Scalar) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _reason(error: UserError, path: str = "") -> str:
+    """The error in one line, without what is wrong where that is the value just tried."""
+    if isinstance(error, UserErrors):
+        return _reason(error.errors[0], path)
+    told = error.what.startswith(f"`{path}` is ") and error.rule.startswith("should")
+    return f"it {error.rule}" if told else f"{error.what} ({error.rule})"
 
 
 class _RandomTrial:
@@ -204,7 +211,7 @@ class _RandomTrial:
     ) -> float:
         del name
         if step is not None:
-            return low + step * self.chance.randint(0, round((high - low) / step))
+            return min(low + step * self.chance.randint(0, round((high - low) / step)), high)
         if log:
             drawn = math.exp(self.chance.uniform(math.log(low), math.log(high)))
             return min(max(drawn, low), high)

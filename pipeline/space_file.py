@@ -39,7 +39,11 @@ def load_space(path: Path, assignments: Sequence[str] = ()) -> Space:
     given = _apply_assignments(file.data, assignments)
 
     def where(place: Place) -> str:
-        texts = (f"--set {text}" for key, text in given.items() if place[: len(key)] == key)
+        texts = (
+            f"--set {text}"
+            for key, text in given.items()
+            if place[: len(key)] == key[: len(place)]  # the assignment's own, within it, or above
+        )
         return next(texts, file.where(place))
 
     try:

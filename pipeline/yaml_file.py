@@ -36,11 +36,19 @@ _SPECIAL: dict[str, Any] = {
 }
 
 _SYNTAX_ERRORS = (
-    (r"'\\t'", "a tab", "put spaces in its place"),
+    (r"'\\t'", "a tab where spaces belong", "put spaces in its place"),
     (r"quoted scalar.*(end of stream|separator)", "this quote is never closed", "close it"),
     (r"escape (character|sequence)", "a backslash in double quotes", "use single quotes"),
-    (r"flow mapping", "this `{` is never closed, or a comma is missing", "close it with `}`"),
-    (r"flow sequence", "this `[` is never closed, or a comma is missing", "close it with `]`"),
+    (
+        r"flow mapping",
+        "this `{` is never closed, or a comma is missing",
+        "close it with `}`, or add the comma",
+    ),
+    (
+        r"flow sequence",
+        "this `[` is never closed, or a comma is missing",
+        "close it with `]`, or add the comma",
+    ),
     (r"simple key", "a key without a `:`", "write `key: value`, with a space after the colon"),
     (r"block end", "an indentation that fits no line above", "indent it like its neighbours"),
     (r"mapping values", "a second `: ` in one line", "put the value in quotes, or in braces"),
@@ -80,7 +88,7 @@ def read_yaml(path: Path) -> YamlFile:
     """Read a file whose top is a mapping.
 
     Raises:
-        UserError: for a file that can't be read, isn't UTF-8, is over 64 kB, or breaks a rule above.
+        UserError: for a file that can't be read, isn't UTF-8, is too long, or breaks a rule above.
     """
     text = _read_text(path)
     builder = _Builder(path, text)
@@ -150,6 +158,11 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
+def _line(event: yaml.Event) -> int:
+    assert event.start_mark is not None
+    return event.start_mark.line + 1
+
+
 class _Builder:
     """Folds the parser's events into nested dicts and lists, remembering each line."""
 
@@ -189,16 +202,19 @@ class _Builder:
     def _events(self) -> Iterator[yaml.Event]:
         self.loader = yaml.SafeLoader(self.text)
         while self.loader.check_event():
-            event = self.loader.get_event()
-            cure = "write the value out; text that starts with `&`, `*` or `!` is put in quotes"
+            event: yaml.Event = self.loader.get_event()  # type: ignore[no-untyped-call]
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise self._error(event, "an anchor or alias", "plain values only", cure)
-            if getattr(event, "tag", None):
-                raise self._error(event, f"the tag {event.tag!r}", "plain values only", cure)
+                raise self._not_plain(event, "an anchor (`&`) or an alias (`*`)")
+            if tag := getattr(event, "tag", None):
+                raise self._not_plain(event, f"the tag {tag!r}")
             yield event
 
+    def _not_plain(self, event: yaml.Event, what: str) -> UserError:
+        cure = "write the value out; put text that starts with `&`, `*` or `!` in quotes"
+        return self._error(event, what, "plain values only", cure)
+
     def _error(self, event: yaml.Event, what: str, rule: str, cure: str) -> UserError:
-        return UserError(what, where=at(self.path, event.start_mark.line + 1), rule=rule, cure=cure)
+        return UserError(what, where=at(self.path, _line(event)), rule=rule, cure=cure)
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         event.value.encode()  # raises for half of a surrogate pair
@@ -209,7 +225,7 @@ class _Builder:
             self._put(event, parse_scalar(event.value) if plain else event.value)
 
     def _key(self, event: yaml.ScalarEvent) -> None:
-        key, line = str(event.value), event.start_mark.line + 1
+        key, line = str(event.value), _line(event)
         place = (*self.place, key)
         if place in self.lines:
             raise UserError(
@@ -224,10 +240,10 @@ class _Builder:
     def _put(self, event: yaml.Event, value: Any) -> None:
         """Store a value in the innermost open collection and note where it stands."""
         if not self.open:
-            self.lines[()] = event.start_mark.line + 1
+            self.lines[()] = _line(event)
             self.root.append(value)
         elif isinstance(container := self.open[-1], list):
-            self.lines[(*self.place, len(container))] = event.start_mark.line + 1
+            self.lines[(*self.place, len(container))] = _line(event)
             container.append(value)
         else:
             container[str(self.keys[-1])] = value

@@ -25,7 +25,7 @@ LAYERS = [
     {"space_check"},
     {"space_file", "schema"},
     {"tracking", "study/storage", "study/ledger", "progress", "weights"},
-    {"exported_model"},
+    {"exported_model", "threads"},
     {"registry"},
     {"trial"},
     {"finalists", "evaluation"},

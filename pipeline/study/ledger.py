@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,7 +34,9 @@ STRENGTH = "augmentation.strength"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count towards `study.trials`. A failed trial is made up for by another."""
 
-SPEC, UUID, DATA_DIGEST = "regsearch.spec", "regsearch.uuid", "regsearch.data_digest"
+SPEC, UUID, DATA_DIGEST, THREADS = (
+    f"regsearch.{name}" for name in ("spec", "uuid", "data_digest", "threads")
+)
 BASELINE, OVERRIDES, LINEAGE, OWNER, REASON = (
     f"regsearch.{name}" for name in ("baseline", "overrides", "lineage", "owner", "reason")
 )
@@ -141,6 +143,12 @@ class Ledger:
                 rule="all trials of a study are trained and judged on the same images",
                 cure="restore the images, or give the study another `study.name`",
             )
+
+    def fixed_threads(self, measure: Callable[[], int]) -> int:
+        """The study's number of threads on the CPU: measured at the first start, then kept."""
+        if THREADS not in self.study.user_attrs:
+            self.study.set_user_attr(THREADS, measure())
+        return int(self.study.user_attrs[THREADS])
 
     @property
     def uuid(self) -> str:

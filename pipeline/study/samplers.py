@@ -68,8 +68,14 @@ class QmcSettings(SamplerSettings):
     def build(self, seed: int) -> BaseSampler:
         from optuna.samplers import QMCSampler
 
+        from pipeline.study.trial_seeded import TrialSeededSampler
+
         return QMCSampler(
-            qmc_type=self.sequence, scramble=True, seed=seed, warn_independent_sampling=False
+            qmc_type=self.sequence,
+            scramble=True,
+            seed=seed,
+            independent_sampler=TrialSeededSampler(seed),
+            warn_independent_sampling=False,
         )
 
 
