@@ -24,7 +24,7 @@ _RULES = {
     "int_type": "should be a whole number",
     "int_from_float": "should be a whole number",
     "float_type": "should be a number",
-    "string_type": "should be text; put it in quotes",
+    "string_type": "should be text",
     "list_type": "should be a list",
     "tuple_type": "should be a list",
     "dict_type": "should be a mapping",
@@ -75,7 +75,7 @@ def quoted(value: object) -> str:
 def nearest_name(word: object, known: Iterable[str]) -> str | None:
     """The known name that was probably meant, if any is close."""
     by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(str(word).lower(), by_lower, n=1)
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1) if isinstance(word, str) else []
     return by_lower[close[0]] if close else None
 
 
@@ -133,16 +133,17 @@ def _wrong_value(place: Place, items: list[Mapping[str, Any]], top: type[Setting
     rule, _, cure = rule.partition("; ")
     if item["type"] == "value_error" and isinstance(value, Mapping):
         return Problem(place, f"{name}: {rule}", cure, f"mend {name}")
-    cure = cure or _cure(name, value, choices=re.findall(r"'([^']*)'", rule))
-    return Problem(place, f"{name} is {quoted(value)}", rule, cure)
+    return Problem(place, f"{name} is {quoted(value)}", rule, cure or _cure(name, value, rule))
 
 
-def _cure(name: str, value: object, choices: list[str]) -> str:
+def _cure(name: str, value: object, rule: str) -> str:
     if value is None:
         return f"give {name} a value, or delete it"
-    if isinstance(value, str) and not isinstance(parse_scalar(value), str):
+    if isinstance(value, int | float) and rule == _RULES["string_type"]:
+        return "put it in quotes"
+    if isinstance(value, str) and "number" in rule and not isinstance(parse_scalar(value), str):
         return f"write {value} without quotes"
-    meant = nearest_name(value, choices)
+    meant = nearest_name(value, re.findall(r"'([^']*)'", rule))
     return f"did you mean `{meant}`?" if meant else f"change {name}"
 
 
@@ -172,7 +173,8 @@ def _unknown_kind(place: Place, item: Mapping[str, Any], classes: list[type[Sett
     rule = f"should be one of {', '.join(kinds)}"
     if not isinstance(given, Mapping):
         what = f"{_name(place)} is {quoted(given)}"
-        return Problem(place, what, f"should be a mapping with `{key}`", f"write {{{key}: ...}}")
+        cure = f"write {{{key}: {given if given in kinds else '...'}}}"
+        return Problem(place, what, f"should be a mapping with `{key}`", cure)
     name = _name((*place, key))
     if key not in given:
         nested = [word for word, value in given.items() if isinstance(value, Mapping)]

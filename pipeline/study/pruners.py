@@ -78,13 +78,13 @@ class PercentileSettings(_RankSettings):
 
 
 class PatientSettings(_RankSettings):
-    """The median rule, but only for a trial that has stopped getting better."""
+    """The median rule, but only for a trial that is getting worse."""
 
     kind: Literal["patient"]
     patience_epochs: Annotated[int, Field(ge=0)] = 3
-    """Epochs without improvement before the median rule is asked."""
+    """It is when its last `patience_epochs` + 1 epochs all fall short of its best before."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """What counts as an improvement, in the metric's unit."""
+    """By more than how much they fall short, in the metric's unit."""
 
     def build(self, num_epochs: int) -> BasePruner:  # noqa: ARG002
         from optuna.pruners import PatientPruner
