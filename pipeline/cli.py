@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from pipeline.errors import UserError, redact
 
@@ -159,5 +160,4 @@ def main() -> None:
 
 
 def _complain(message: str) -> None:
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print("[red]error:[/red]", message.replace("[", "\\["))
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), message))

@@ -68,7 +68,7 @@ class RunConfig(Recipe):
         Raises:
             UserError: when the changed settings are not accepted.
         """
-        data = self.model_dump(exclude_unset=True)
+        data = self.model_dump(exclude_unset=True, exclude={"search"}) | {"search": self.search}
         for path, value in overrides.items():
             _spell_out_kind(data, self, path)
             if path.endswith(".kind"):

@@ -67,10 +67,14 @@ class Registrar:
         self.selection = to_device(splits.selection, self.device)
 
     def register_all(self) -> list[Finalist]:
-        """The champion first, then the baselines, as far as they are complete."""
+        """The champion first, then the baselines, as far as they are complete.
+
+        They are registered the other way round, so that the champion is the latest version.
+        """
         ledger = self.runner.ledger
         trials = {CHAMPION: ledger.best()} | {name: ledger.baseline(name) for name in BASELINES}
-        return [self._finalist(alias, trial) for alias, trial in trials.items() if trial]
+        finalists = [self._finalist(a, trial) for a, trial in reversed(trials.items()) if trial]
+        return finalists[::-1]
 
     def _finalist(self, alias: str, trial: FrozenTrial) -> Finalist:
         config = self.runner.config.with_overrides(overrides_of(trial))

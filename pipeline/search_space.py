@@ -144,9 +144,11 @@ class CategoricalEntry(Entry):
 
     @model_validator(mode="after")
     def _choices_differ(self) -> CategoricalEntry:
-        for i, choice in enumerate(self.choices):
-            if any(same(choice, other) for other in self.choices[:i]):
+        seen = set()
+        for choice in self.choices:
+            if (isinstance(choice, bool), choice) in seen:  # `same`, by hash
                 raise ValueError(f"{choice!r} is listed twice; each choice should be listed once")
+            seen.add((isinstance(choice, bool), choice))
         return self
 
     def suggest(self, name: str, trial: Suggesting) -> Scalar:

@@ -180,8 +180,9 @@ def _contexts(config: RunConfig, path: str) -> list[dict[str, Choice]]:
 
     def collect(child: str) -> None:
         for parent in config.search[child].when:
-            options.setdefault(parent, config.search[child].values_of(parent))
-            collect(parent)
+            if parent not in options:
+                options[parent] = config.search[child].values_of(parent)
+                collect(parent)
 
     collect(path)
     for kind, entry in config.search.items():

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from pipeline.errors import UserError, at
+from pipeline.yaml_errors import syntax_error
 
 Place = tuple[str | int, ...]
 """The way to a value: mapping keys and sequence positions from the top."""
@@ -34,27 +35,6 @@ _SPECIAL: dict[str, Any] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
-
-_SYNTAX_ERRORS = (
-    (r"'\\t'", "a tab where spaces belong", "put spaces in its place"),
-    (r"quoted scalar.*(end of stream|separator)", "this quote is never closed", "close it"),
-    (r"escape (character|sequence)", "a backslash in double quotes", "use single quotes"),
-    (
-        r"flow mapping",
-        "this `{` is never closed, or a comma is missing",
-        "close it with `}`, or add the comma",
-    ),
-    (
-        r"flow sequence",
-        "this `[` is never closed, or a comma is missing",
-        "close it with `]`, or add the comma",
-    ),
-    (r"simple key", "a key without a `:`", "write `key: value`, with a space after the colon"),
-    (r"block end", "an indentation that fits no line above", "indent it like its neighbours"),
-    (r"mapping values", "a second `: ` in one line", "put the value in quotes, or in braces"),
-    (r"cannot start", "a value that starts with a special character", "put it in quotes"),
-)
-"""PyYAML's words (a pattern), what they mean to someone who writes a space file, the cure."""
 
 
 @dataclass(frozen=True)
@@ -94,39 +74,8 @@ def read_yaml(path: Path) -> YamlFile:
     builder = _Builder(path, text)
     try:
         return builder.build()
-    except yaml.MarkedYAMLError as error:
-        raise _syntax_error(path, error) from error
-    except (ValueError, OverflowError) as error:  # `chr` and `encode`, of a quoted "\U..."
-        raise UserError(
-            "an escape (`\\u`, `\\U`) that stands for no character",
-            where=at(path, builder.loader.line + 1),
-            rule="code points that Unicode has assigned to text",
-            cure="write the character itself",
-        ) from error
-    except yaml.reader.ReaderError as error:
-        line = text[: error.position].count("\n") + 1
-        raise UserError(
-            f"a character that YAML forbids (code {error.character})",
-            where=at(path, line),
-            rule="printable text only",
-            cure="remove the character",
-        ) from error
-
-
-def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> UserError:
-    """What PyYAML complains of, at the place where the faulty part begins."""
-    said = f"{error.context} {error.problem}"
-    known = ((what, cure) for said_by, what, cure in _SYNTAX_ERRORS if re.search(said_by, said))
-    what, cure = next(known, (f"not valid YAML: {error.problem or error.context}", "mend the line"))
-    begun, noticed = error.context_mark, error.problem_mark
-    within = re.search("flow|quoted|simple key", said) and "escape" not in said
-    mark = begun if begun and (within or noticed is None) and "'\\t'" not in said else noticed
-    return UserError(
-        what,
-        where=at(path, mark.line + 1 if mark else 1),
-        rule="YAML: `key: value` lines, indented by spaces; `{...}` and `[...]` in pairs",
-        cure=cure,
-    )
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise syntax_error(path, text, error, builder.loader.line + 1) from error
 
 
 def _read_text(path: Path) -> str:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "pipeline"
 
 LAYERS = [
     {"errors"},
-    {"settings", "seeding", "statistics"},
+    {"settings", "seeding", "statistics", "yaml_errors", "study/trial_seeded"},
     {"yaml_file", "search_space", "words"},
     {"datasets", "lr_schedules", "augmentation", "regularizers", "optimizers"},
     {"models"},

@@ -21,6 +21,7 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
+
 def connect(*, create: bool = True) -> MlflowClient:
     """A client of MLflow's own choice of store, once that answers.
 
