@@ -14,6 +14,7 @@ import torch
 import yaml
 from optuna.trial import TrialState
 
+from pipeline.calibration import Calibration, Precision, calibrate
 from pipeline.config import RunConfig
 from pipeline.datasets import Splits, load_splits
 from pipeline.errors import UserError
@@ -24,14 +25,13 @@ from pipeline.seeding import TrialSeeds
 from pipeline.space_file import Space
 from pipeline.study.ledger import Ledger, value_of
 from pipeline.study.storage import DEFAULT_STORAGE, open_storage
-from pipeline.threads import choose_threads
 from pipeline.tracking import DatasetInfo, Mirror
 from pipeline.tracking import Report as DeliveryReport
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import Trainer
 from pipeline.trial import TrialRunner, Verdict
 from pipeline.weights import WeightStore
-from pipeline.words import show_metric, spell
+from pipeline.words import show_metric
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,15 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     ledger = Ledger(config, storage)
     ledger.require_same_data(splits.digest)
     data = DeviceData.from_splits(splits, device, config.study.seed)
-    if device.type == "cpu":
-        torch.set_num_threads(ledger.fixed_threads(lambda: _measure_threads(config, data)))
+    trained = _calibrated(config, data, ledger) if device.type == "cpu" else config
     mirror = Mirror.open(
         config.study.name,
         ledger.uuid,
         _dataset_info(config, splits),
         artifacts={"space.yaml": space.text, "settings.yaml": _dump(config)},
-        tags=_tags(config, device),
+        tags=_tags(trained, device),
     )
-    runner = TrialRunner(config, data, ledger, mirror, WeightStore(ledger.uuid), view)
+    runner = TrialRunner(trained, data, ledger, mirror, WeightStore(ledger.uuid), view)
     outcome = Outcome(config, standing(ledger))
     finished = False
     try:
@@ -134,15 +133,20 @@ def _run_trials(
             return
 
 
-def _measure_threads(config: RunConfig, data: DeviceData) -> int:
-    """The thread count that suits the file's own recipe on this machine."""
+def _calibrated(config: RunConfig, data: DeviceData, ledger: Ledger) -> RunConfig:
+    """The settings with the precision that suits this processor; its threads are set."""
 
-    def recipe() -> Trainer:
+    def recipe(precision: Precision) -> Trainer:
+        chosen = config.with_overrides({"training.precision": precision})
         model = build_model(config.model, config.regularization, data.image_shape, data.num_classes)
         seeds = TrialSeeds.of(config.study.seed, 0)
-        return Trainer(model, data, config, config.study.metric, seeds)
+        return Trainer(model, data, chosen, config.study.metric, seeds)
 
-    return choose_threads(recipe)
+    calibration = Calibration(**ledger.fixed("calibration", lambda: calibrate(recipe).to_dict()))
+    torch.set_num_threads(calibration.threads)
+    if config.training.precision != "auto":
+        return config
+    return config.with_overrides({"training.precision": calibration.precision})
 
 
 def standing(ledger: Ledger) -> Standing:
@@ -213,7 +217,8 @@ def _tags(config: RunConfig, device: torch.device) -> dict[str, str]:
     return {
         "regsearch.metric": config.study.metric,
         "regsearch.device": gpu or str(device),
-        "regsearch.threads": spell(torch.get_num_threads()),
+        "regsearch.threads": str(torch.get_num_threads()),
+        "regsearch.precision": config.training.precision,
         "regsearch.versions": json.dumps(versions),
     }
 

@@ -25,7 +25,7 @@ LAYERS = [
     {"space_check"},
     {"space_file", "schema"},
     {"tracking", "study/storage", "study/ledger", "progress", "weights"},
-    {"exported_model", "threads"},
+    {"calibration", "exported_model"},
     {"registry"},
     {"trial"},
     {"finalists", "evaluation"},

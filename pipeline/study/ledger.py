@@ -34,9 +34,7 @@ STRENGTH = "augmentation.strength"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count towards `study.trials`. A failed trial is made up for by another."""
 
-SPEC, UUID, DATA_DIGEST, THREADS = (
-    f"regsearch.{name}" for name in ("spec", "uuid", "data_digest", "threads")
-)
+SPEC, UUID = "regsearch.spec", "regsearch.uuid"
 BASELINE, OVERRIDES, LINEAGE, OWNER, REASON = (
     f"regsearch.{name}" for name in ("baseline", "overrides", "lineage", "owner", "reason")
 )
@@ -132,10 +130,8 @@ class Ledger:
 
     def require_same_data(self, digest: str) -> None:
         """Note the images' digest at the first start, and insist on it ever after."""
-        known = self.study.user_attrs.get(DATA_DIGEST)
-        if known is None:
-            self.study.set_user_attr(DATA_DIGEST, digest)
-        elif known != digest:
+        known = self.fixed("data_digest", lambda: digest)
+        if known != digest:
             raise UserError(
                 f"the images have changed since the study {self.config.study.name!r} was begun "
                 f"(digest {known} then, {digest} now)",
@@ -144,11 +140,12 @@ class Ledger:
                 cure="restore the images, or give the study another `study.name`",
             )
 
-    def fixed_threads(self, measure: Callable[[], int]) -> int:
-        """The study's number of threads on the CPU: measured at the first start, then kept."""
-        if THREADS not in self.study.user_attrs:
-            self.study.set_user_attr(THREADS, measure())
-        return int(self.study.user_attrs[THREADS])
+    def fixed(self, name: str, measure: Callable[[], Any]) -> Any:
+        """A value that the study takes at its first start and keeps; JSON."""
+        key = f"regsearch.{name}"
+        if key not in self.study.user_attrs:
+            self.study.set_user_attr(key, measure())
+        return self.study.user_attrs[key]
 
     @property
     def uuid(self) -> str:

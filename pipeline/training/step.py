@@ -1,11 +1,13 @@
-"""One update of the weights. Reads in order: forward, data loss, penalty, backward, clip, update.
+"""One update of the weights: forward, data loss, penalty, backward, clip, update.
 
 What is searched enters as a 0-d tensor on the device, so that one step serves every trial.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,23 @@ from pipeline.regularizers.weight_penalty import penalty
 from pipeline.seeding import TrialSeeds
 from pipeline.training.data import DeviceData
 from pipeline.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a batch is to be recognised as: (N,) int64 labels and, where images were mixed, the
+    labels of their partners and each image's own share (N,) in [0, 1]."""
+
+    labels: Tensor
+    partners: Tensor | None = None
+    share: Tensor | None = None
+
+    def mean(self, score: Callable[[Tensor], Tensor]) -> Tensor:
+        """The mean over the batch, 0-d, of a score that takes labels (N,) and gives (N,)."""
+        own = score(self.labels)
+        if self.partners is None or self.share is None:
+            return own.mean()
+        return torch.lerp(score(self.partners), own, self.share).mean()
 
 
 class TrainStep:
@@ -43,6 +62,7 @@ class TrainStep:
         self.model, self.data, self.recipe, self.schedule = model, data, recipe, schedule
         self.dtype, self.device = dtype, device
         self.optimizer = build_optimizer(model, recipe.training.optimizer)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.decayed, _ = parameter_groups(model)
         self.augmentation = Augmentation(recipe.augmentation, data.image_shape, device)
         self.augmentation_stream = torch.Generator(device).manual_seed(seeds.augmentation)
@@ -61,56 +81,55 @@ class TrainStep:
 
     def __call__(self, indices: Tensor, epoch: int) -> None:
         """Update the weights on one batch of training images, given by position: (N,) int64."""
-        learning_rate = self.recipe.training.optimizer.learning_rate
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate * self.schedule.multiplier(self.num_updates)
-        images, labels = self._batch(indices, epoch)
-        partners, share = labels, None
-        if self.mixing is not None:
-            images, permutation, share = self.mixing(images, self.mixing_stream)
-            partners = labels[permutation]
-
+        images, targets = self._batch(indices, epoch)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(images)
         logits = logits.float()
-        data_loss = smoothed_cross_entropy(logits, labels, self.smoothing)
-        correct = (logits.argmax(dim=1) == labels).float()
-        if share is not None:
-            data_loss = torch.lerp(
-                smoothed_cross_entropy(logits, partners, self.smoothing), data_loss, share
-            )
-            correct = torch.lerp((logits.argmax(dim=1) == partners).float(), correct, share)
-        data_loss = data_loss.mean()
-        weight_penalty = (
-            penalty(self.decayed, self.l1, self.l2) if self.has_penalty else self.no_penalty
-        )
-        loss = data_loss + weight_penalty
+        data_loss = targets.mean(lambda y: smoothed_cross_entropy(logits, y, self.smoothing))
+        weight_penalty = self._penalty()
 
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (data_loss + weight_penalty).backward()  # type: ignore[no-untyped-call]
         norm = self._clip()
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.model)
-        self.num_updates += 1
-        self.sums += torch.stack([data_loss, weight_penalty, correct.mean(), norm]).detach()
+        # A number that isn't finite stays in the sums, where the epoch's end finds it: a check of
+        # each update would wait for the device.
+        answers = logits.argmax(dim=1)
+        accuracy = targets.mean(lambda y: (answers == y).float())
+        self.sums += torch.stack([data_loss, weight_penalty, accuracy, norm]).detach()
+        self._update()
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model holds the weights that are to be scored: the average where there is one."""
         return nullcontext() if self.average is None else self.average.applied_to(self.model)
 
-    def _batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """The augmented, normalised images (N, C, H, W) float and their labels (N,)."""
-        images = self.augmentation(
-            self.data.train.images[indices], indices, epoch, self.augmentation_stream
-        )
+    def _batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Targets]:
+        """The augmented, normalised and mixed images (N, C, H, W) float, and their targets."""
+        split = self.data.train
+        images = self.augmentation(split.images[indices], indices, epoch, self.augmentation_stream)
         images = (images - self.data.mean) / self.data.std
-        return images.contiguous(memory_format=torch.channels_last), self.data.train.labels[indices]
+        images = images.contiguous(memory_format=torch.channels_last)
+        labels = split.labels[indices]
+        if self.mixing is None:
+            return images, Targets(labels)
+        images, permutation, share = self.mixing(images, self.mixing_stream)
+        return images, Targets(labels, labels[permutation], share)
+
+    def _penalty(self) -> Tensor:
+        return penalty(self.decayed, self.l1, self.l2) if self.has_penalty else self.no_penalty
 
     def _clip(self) -> Tensor:
         """Scale the gradients down where asked; the norm that they had before, 0-d."""
         limit = self.recipe.training.gradient_clip_norm
-        parameters = list(self.model.parameters())
         if limit:
-            return nn.utils.clip_grad_norm_(parameters, limit)
-        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            return nn.utils.clip_grad_norm_(self.parameters, limit)
+        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+
+    def _update(self) -> None:
+        """The optimizer's update at the schedule's learning rate, and the average's."""
+        base = self.recipe.training.optimizer.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = base * self.schedule.multiplier(self.num_updates)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        self.num_updates += 1

@@ -1,0 +1,43 @@
+"""The benchmarks' commands. What decides how OpenMP waits is set before torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
+
+Data = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="An image folder (train/<class>/*); random if not given."),
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="STEM", help="Also write STEM.json and STEM.md.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer images and rounds, under a minute.")]
+
+
+@app.command()
+def step(quick: Quick = False, data: Data = None, out: Out = None) -> None:
+    """Images per second of a training epoch, against two DataLoader loops."""
+    from benchmarks.step import run
+
+    run(quick=quick, folder=data, out=out)
+
+
+@app.command()
+def parity(
+    data: Annotated[Path, typer.Option(metavar="FOLDER", help="train/<class>/* and test/<class>/*")],
+    quick: Quick = False,
+    out: Out = None,
+) -> None:
+    """Accuracy after the same few epochs, against the tutorial loop."""
+    from benchmarks.parity import run
+
+    run(quick=quick, folder=data, out=out)
+
+
+if __name__ == "__main__":
+    app()
