@@ -13,9 +13,7 @@ Data = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="An image folder (train/<class>/*); random if not given."),
 ]
-Out = Annotated[
-    Path | None, typer.Option(metavar="STEM", help="Also write STEM.json and STEM.md.")
-]
+Out = Annotated[Path | None, typer.Option(metavar="STEM", help="Also write STEM.json and STEM.md.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer images and rounds, under a minute.")]
 
 
@@ -29,7 +27,9 @@ def step(quick: Quick = False, data: Data = None, out: Out = None) -> None:
 
 @app.command()
 def parity(
-    data: Annotated[Path, typer.Option(metavar="FOLDER", help="train/<class>/* and test/<class>/*")],
+    data: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="train/<class>/* and test/<class>/*")
+    ],
     quick: Quick = False,
     out: Out = None,
 ) -> None:

@@ -51,7 +51,8 @@ def _warnings(outcome: Outcome) -> list[Text]:
 def _comparison(outcome: Outcome) -> Table:
     """One row a finalist; the gain is the champion's over that baseline."""
     metric = outcome.config.study.metric
-    table = Table("", "trial", metric, "gain over it", "selection accuracy", box=box.SIMPLE_HEAD)
+    columns = ("", "trial", metric, "gain over it", "on selection")
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     champion = outcome.finalists[0]
     for finalist in outcome.finalists:
         table.add_row(
@@ -62,7 +63,7 @@ def _comparison(outcome: Outcome) -> Table:
             _selection(finalist),
             style="bold green" if finalist is champion else "",
         )
-    table.caption = "selection: images that the search never saw, with the 95 % interval"
+    table.caption = "on selection: accuracy on images that the search never saw, 95 % interval"
     table.caption_justify = "left"
     return table
 
@@ -71,8 +72,8 @@ def _selection(finalist: Finalist) -> str:
     interval = finalist.selection_interval
     if interval is None:
         return "-"
-    accuracy = show_metric("accuracy", finalist.selection_accuracy)
-    return f"{accuracy} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    low, high = (f"{100 * bound:.1f}" for bound in interval)
+    return f"{show_metric('accuracy', finalist.selection_accuracy)} ({low}-{high})"
 
 
 def _gain(metric: str, champion: Finalist, baseline: Finalist) -> str:
@@ -88,7 +89,7 @@ def _settings(champion: Finalist) -> RenderableType:
     """What was sampled for the champion."""
     if BASELINE in champion.trial.user_attrs:
         return Text("No trial of the search did better than the better baseline.")
-    table = Table("the champion's settings", "value", box=box.SIMPLE_HEAD)
+    table = Table("the champion's settings", "value", box=box.SIMPLE_HEAD, pad_edge=False)
     for path, value in champion.trial.params.items():
         table.add_row(path, spell(value))
     return table
