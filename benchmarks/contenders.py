@@ -161,5 +161,5 @@ def _accuracy(net: nn.Module, splits: Splits) -> float:
         for value in (splits.channel_mean, splits.channel_std)
     )
     images = torch.from_numpy(splits.validation.images)
-    answers = [net((batch / 255 - mean) / std).argmax(dim=1) for batch in images.split(500)]
+    answers = [net((batch / 255 - mean) / std).argmax(dim=1) for batch in torch.split(images, 500)]
     return float((torch.cat(answers) == torch.from_numpy(splits.validation.labels)).float().mean())

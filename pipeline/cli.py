@@ -63,8 +63,8 @@ def run(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Run a study: baselines first, then what the sampler draws. Run it again to go on."""
+    from pipeline.config.space_file import load_space
     from pipeline.progress import open_view
-    from pipeline.space_file import load_space
 
     given = [*(assignments or []), *([] if trials is None else [f"study.trials={trials}"])]
     loaded = load_space(space, given)
@@ -87,8 +87,8 @@ def run(
 @app.command()
 def validate(space: SpaceFile, assignments: Assignments = None) -> None:
     """Check a space file without training, and print what it means."""
+    from pipeline.config.space_file import load_space
     from pipeline.report.space import space_report
-    from pipeline.space_file import load_space
 
     loaded = load_space(space, assignments or [])
     Console().print(space_report(loaded.config))
@@ -105,9 +105,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a registered model on the test split, and record that it was read."""
+    from pipeline.config.space_file import load_space
     from pipeline.evaluation import evaluate as evaluate_model
     from pipeline.report.evaluation import evaluation_report
-    from pipeline.space_file import load_space
 
     config = None if data is None else load_space(data).config
     result = evaluate_model(model, config.data if config else None)
@@ -135,7 +135,7 @@ def ui(
 @app.command()
 def schema() -> None:
     """The JSON Schema of a space file, for editors to complete it."""
-    from pipeline.schema import space_schema
+    from pipeline.config.schema import space_schema
 
     print(json.dumps(space_schema(), indent=2))
 

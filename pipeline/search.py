@@ -16,13 +16,13 @@ from optuna.trial import TrialState
 
 from pipeline.calibration import Calibration, Precision, calibrate
 from pipeline.config import RunConfig
+from pipeline.config.space_file import Space
 from pipeline.datasets import Splits, load_splits
 from pipeline.errors import UserError
 from pipeline.finalists import Finalist, Registrar
 from pipeline.models import build_model
 from pipeline.progress import Standing, View
 from pipeline.seeding import TrialSeeds
-from pipeline.space_file import Space
 from pipeline.study.ledger import Ledger, value_of
 from pipeline.study.storage import DEFAULT_STORAGE, open_storage
 from pipeline.tracking import DatasetInfo, Mirror

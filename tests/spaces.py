@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.space_file import Space, load_space
+from pipeline.config.space_file import Space, load_space
 
 TINY = """
 study:

@@ -13,17 +13,14 @@ PACKAGE = Path(__file__).parents[1] / "pipeline"
 
 LAYERS = [
     {"errors"},
-    {"settings", "seeding", "statistics", "yaml_errors", "study/trial_seeded"},
-    {"yaml_file", "search_space", "words"},
+    {"settings", "seeding", "statistics", "study/trial_seeded"},
+    {"words"},
     {"datasets", "lr_schedules", "augmentation", "regularizers", "optimizers"},
     {"models"},
     {"training"},
     {"study/samplers", "study/pruners"},
     {"study"},
-    {"config_errors"},
     {"config"},
-    {"space_check"},
-    {"space_file", "schema"},
     {"tracking", "study/storage", "study/ledger", "progress", "weights"},
     {"calibration", "exported_model"},
     {"registry"},
@@ -84,7 +81,7 @@ def test_training_knows_neither_optuna_nor_mlflow() -> None:
     "statement",
     [
         "import pipeline.cli",
-        "from pathlib import Path; from pipeline.space_file import load_space; "
+        "from pathlib import Path; from pipeline.config.space_file import load_space; "
         "load_space(Path('search_spaces/digits.yaml'))",
     ],
 )

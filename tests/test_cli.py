@@ -134,7 +134,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
 def test_a_fault_of_our_own_is_told_without_a_traceback_and_exit_code_1(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     code = (
-        "import sys, pipeline.space_file as f\n"
+        "import sys, pipeline.config.space_file as f\n"
         "def broken(*_): raise RuntimeError('on purpose')\n"
         "f.load_space = broken\n"
         "sys.argv[1:] = ['validate', 'tiny.yaml']\n"

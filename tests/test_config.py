@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import RunConfig, off_values
-from pipeline.config_errors import MAX_SHOWN
+from pipeline.config.problems import MAX_SHOWN
+from pipeline.config.run_config import RunConfig, off_values
+from pipeline.config.space_file import load_space
 from pipeline.errors import UserError, UserErrors
-from pipeline.space_file import load_space
 
 PLAIN = {"study": {"name": "s"}, "data": {"kind": "digits"}, "model": {"kind": "vgg"}}
 
@@ -242,6 +242,6 @@ def test_the_whole_file_of_the_test_above_is_right(tmp_path):
 def test_a_file_is_checked_without_torch():
     """Which takes seconds to import: a mistake is to be told at once."""
     slow = "{'torch', 'optuna', 'mlflow'}"
-    code = f"import sys, pipeline.space_file; print(sorted({slow} & {{*sys.modules}}))"
+    code = f"import sys, pipeline.config.space_file; print(sorted({slow} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

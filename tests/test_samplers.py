@@ -7,7 +7,7 @@ import optuna
 import pytest
 from pydantic import TypeAdapter
 
-from pipeline.search_space import SearchEntry, SearchSpace, in_range
+from pipeline.config.search_space import SearchEntry, SearchSpace, in_range
 from pipeline.seeding import stream_seed
 from pipeline.study.samplers import AnySampler, QmcSettings, build_sampler
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from pipeline.schema import space_schema
-from pipeline.space_check import searchable_paths
-from pipeline.space_file import load_space
-from pipeline.yaml_file import read_yaml
+from pipeline.config.schema import space_schema
+from pipeline.config.space_check import searchable_paths
+from pipeline.config.space_file import load_space
+from pipeline.config.yaml_file import read_yaml
 
 TESTS = Path(__file__).parent
 SPACES = sorted((TESTS.parent / "search_spaces").glob("*.yaml"))

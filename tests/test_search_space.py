@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.search_space import SearchEntry, SearchSpace, find_cycle, in_range, same
+from pipeline.config.search_space import SearchEntry, SearchSpace, find_cycle, in_range, same
 
 ADAPTER = TypeAdapter(SearchEntry)
 PROPERTY = settings(deadline=None, max_examples=200)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.config.yaml_file import YamlFile, parse_scalar, read_yaml
 from pipeline.errors import UserError
-from pipeline.yaml_file import YamlFile, parse_scalar, read_yaml
 
 PROPERTY = settings(
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import RunConfig
-from pipeline.search_space import CategoricalEntry, SearchEntry
+from pipeline.config.search_space import CategoricalEntry, SearchEntry
 from pipeline.words import spell
 
 

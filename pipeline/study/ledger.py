@@ -17,9 +17,9 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.config import RunConfig, off_values
+from pipeline.config.run_config import RunConfig, off_values
+from pipeline.config.search_space import same
 from pipeline.errors import UserError
-from pipeline.search_space import same
 from pipeline.seeding import stream_seed
 from pipeline.settings import Scalar
 from pipeline.study.pruners import build_pruner

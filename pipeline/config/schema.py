@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import RunConfig
+from pipeline.config.run_config import RunConfig
+from pipeline.config.space_check import searchable_paths
 from pipeline.optimizers import AdamwSettings
 from pipeline.settings import scalar_fields
-from pipeline.space_check import searchable_paths
 
 WITHOUT_KIND = (AdamwSettings.__name__,)
 """What a section without `kind` is; all others have to name theirs."""

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config import RunConfig, assign
-from pipeline.config_errors import explain, raise_all
+from pipeline.config.problems import explain, raise_all
+from pipeline.config.run_config import RunConfig, assign
+from pipeline.config.space_check import check_search
+from pipeline.config.yaml_file import Place, parse_scalar, read_yaml
 from pipeline.errors import UserError
-from pipeline.space_check import check_search
-from pipeline.yaml_file import Place, parse_scalar, read_yaml
 
 
 @dataclass(frozen=True)

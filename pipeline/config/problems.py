@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.config.yaml_file import Place, parse_scalar
 from pipeline.errors import UserError, UserErrors
 from pipeline.settings import Settings, has_kind, kind_names, settings_classes
-from pipeline.yaml_file import Place, parse_scalar
 
 MAX_SHOWN = 20
 UNKNOWN_KIND = ("union_tag_invalid", "union_tag_not_found")

@@ -8,10 +8,9 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.config import RunConfig
-from pipeline.config_errors import MAX_SHOWN, Problem, nearest_name, quoted
-from pipeline.errors import UserError, UserErrors
-from pipeline.search_space import (
+from pipeline.config.problems import MAX_SHOWN, Problem, nearest_name, quoted
+from pipeline.config.run_config import RunConfig
+from pipeline.config.search_space import (
     CategoricalEntry,
     Choice,
     SearchEntry,
@@ -19,6 +18,7 @@ from pipeline.search_space import (
     in_range,
     same,
 )
+from pipeline.errors import UserError, UserErrors
 from pipeline.settings import has_kind, scalar_fields
 from pipeline.words import describe
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.config.yaml_errors import syntax_error
 from pipeline.errors import UserError, at
-from pipeline.yaml_errors import syntax_error
 
 Place = tuple[str | int, ...]
 """The way to a value: mapping keys and sequence positions from the top."""

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from pipeline.config_errors import Problem, explain, raise_all
+from pipeline.config.problems import Problem, explain, raise_all
+from pipeline.config.search_space import SearchEntry, SearchSpace
 from pipeline.datasets import DataSettingsUnion
 from pipeline.errors import UserError
 from pipeline.models import ModelSettingsUnion
-from pipeline.search_space import SearchEntry, SearchSpace
 from pipeline.settings import Scalar, Settings, field_classes, has_kind, scalar_fields
 from pipeline.study import StudySettings
 from pipeline.training.recipe import Recipe
