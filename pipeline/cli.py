@@ -70,6 +70,8 @@ def run(
     loaded = load_space(space, given)
     console = Console()
     signal.signal(signal.SIGTERM, _terminate)
+    # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         with console.status("loading torch, Optuna and MLflow ..."):
             from pipeline.report.summary import summary
