@@ -1,4 +1,4 @@
-"""Three ways to train the same net: regsearch's, the tutorials', and a tuned DataLoader's."""
+"""Three loops that train the same net: regsearch's, the tutorials', and a tuned DataLoader's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pipeline.training.recipe import Recipe
 
 Report = Callable[[float, float], None]
 """Called after each epoch with its seconds of training and its validation accuracy."""
-Contender = Callable[[Case, Splits, int, int, Report], None]
+Loop = Callable[[Case, Splits, int, int, Report], None]
 """Trains a case for so many epochs: (case, splits, seed, epochs, report)."""
 
 METRIC: Metric = "validation/accuracy"
@@ -65,7 +65,7 @@ def tuned(case: Case, splits: Splits, seed: int, num_epochs: int, report: Report
     _dataloader_loop(_net(case, splits, seed), loader, splits, num_epochs, report, is_tuned=True)
 
 
-CONTENDERS: dict[str, Contender] = {"regsearch": ours, "tutorial": tutorial, "tuned": tuned}
+LOOPS: dict[str, Loop] = {"regsearch": ours, "tutorial": tutorial, "tuned": tuned}
 
 
 def _recipe(case: Case, num_epochs: int, precision: Precision) -> Recipe:

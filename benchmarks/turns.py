@@ -8,39 +8,69 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
+
+import numpy as np
 
 from benchmarks.cases import Case
 from pipeline.datasets import Splits
 
-OMP_WAIT_POLICY = {"regsearch": "passive", "tutorial": None, "tuned": "passive"}
-"""As the `regsearch` command sets it; a tutorial knows nothing of it, one who tunes does."""
+Environment = dict[str, str | None]
+AS_IT_COMES: Environment = {"GOMP_SPINCOUNT": None, "OMP_WAIT_POLICY": None}
+SHORT_SPINS: Environment = {"GOMP_SPINCOUNT": "10000", "OMP_WAIT_POLICY": None}
+"""How the `regsearch` command has idle OpenMP threads wait: briefly at work, then asleep."""
 _SPAWN = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A loop of `benchmarks.loops`, and the environment that its user runs it in.
+
+    Attributes:
+        share: of the training images, for one whose epochs would take minutes.
+    """
+
+    loop: str
+    environment: Environment
+    share: float = 1.0
+
+
+CONTENDERS = {
+    "regsearch": Contender("regsearch", SHORT_SPINS),
+    "tutorial": Contender("tutorial", AS_IT_COMES, share=0.25),
+    "tutorial, short spins": Contender("tutorial", SHORT_SPINS),
+    "tuned": Contender("tuned", SHORT_SPINS),
+}
 
 
 class Player:
     """One contender in its process; `turn` trains an epoch."""
 
     def __init__(self, name: str, case: Case, splits: Splits, seed: int, num_epochs: int) -> None:
+        contender = CONTENDERS[name]
+        kept = round(contender.share * len(splits.train))
+        splits = replace(splits, train=splits.train.take(np.arange(kept)))
+        self.num_images = kept // case.batch_size * case.batch_size
         self.connection, child = _SPAWN.Pipe()
-        arguments = (child, name, case, splits, seed, num_epochs)
+        arguments = (child, contender.loop, case, splits, seed, num_epochs)
         self.process = _SPAWN.Process(target=_play, args=arguments)
-        with _environment({"OMP_WAIT_POLICY": OMP_WAIT_POLICY[name]}):
+        with _environment(contender.environment):
             self.process.start()
         child.close()
 
     def turn(self) -> tuple[float, float]:
-        """An epoch's seconds of training, and the validation accuracy after it.
+        """An epoch's images per second of training, and the validation accuracy after it.
 
         Raises:
             EOFError: the contender has failed; it has told why on stderr.
         """
         self.connection.send(None)
         seconds, accuracy = self.connection.recv()
-        return seconds, accuracy
+        return self.num_images / seconds, accuracy
 
     def close(self) -> None:
         """End the process, before its time if need be."""
@@ -50,13 +80,13 @@ class Player:
 
 def _play(
     connection: Connection[Any, Any],
-    name: str,
+    loop: str,
     case: Case,
     splits: Splits,
     seed: int,
     num_epochs: int,
 ) -> None:
-    from benchmarks.contenders import CONTENDERS
+    from benchmarks.loops import LOOPS
 
     def report(seconds: float, accuracy: float) -> None:
         connection.send((seconds, accuracy))
@@ -64,13 +94,13 @@ def _play(
 
     try:
         connection.recv()
-        CONTENDERS[name](case, splits, seed, num_epochs, report)
+        LOOPS[loop](case, splits, seed, num_epochs, report)
     except (EOFError, BrokenPipeError):  # the other end has heard enough
         return
 
 
 @contextmanager
-def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+def _environment(changes: Environment) -> Iterator[None]:
     """The variables set, or unset where None, for the processes started inside the `with`."""
     before = {name: os.environ.get(name) for name in changes}
     _set(changes)
@@ -80,7 +110,7 @@ def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
         _set(before)
 
 
-def _set(changes: Mapping[str, str | None]) -> None:
+def _set(changes: Environment) -> None:
     for name, value in changes.items():
         if value is None:
             os.environ.pop(name, None)

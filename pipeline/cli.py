@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.errors import UserError, redact
-
-DEFAULT_STORAGE = "sqlite:///mlruns/optuna.db"
+from pipeline.study.storage import DEFAULT_STORAGE
 
 app = typer.Typer(
     help="Search the regularization of an image classifier: Optuna tries settings, MLflow shows "
@@ -53,10 +52,11 @@ class Terminated(KeyboardInterrupt):
 def run(
     space: SpaceFile,
     trials: Annotated[
-        int | None, typer.Option(help="Finished trials in the study, over all its runs.")
+        int | None, typer.Option(help="Finished trials in the study, over all its runs.", min=1)
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Start no trial after so many seconds.", metavar="SEC")
+        float | None,
+        typer.Option(help="Start no trial after so many seconds.", metavar="SEC", min=0),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
     assignments: Assignments = None,
@@ -94,7 +94,7 @@ def validate(space: SpaceFile, assignments: Assignments = None) -> None:
 
     loaded = load_space(space, assignments or [])
     Console().print(space_report(loaded.config))
-    Console().print(f"{space} is right.")
+    print(f"{space} is right.")
 
 
 @app.command()
@@ -109,10 +109,12 @@ def evaluate(
     """Score a registered model on the test split, and record that it was read."""
     from pipeline.config.space_file import load_space
     from pipeline.evaluation import evaluate as evaluate_model
+    from pipeline.progress import LogView
     from pipeline.report.evaluation import evaluation_report
 
     config = None if data is None else load_space(data).config
-    result = evaluate_model(model, config.data if config else None)
+    view = LogView(Console(stderr=True))
+    result = evaluate_model(model, config.data if config else None, view.loading)
     if as_json:
         print(result.to_json())
     else:
@@ -127,10 +129,11 @@ def ui(
     """MLflow's UI on this project's store: the same that plain `mlflow ui` shows."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith(("http://", "https://")):
-        Console().print(f"MLFLOW_TRACKING_URI names a server already: open {redact(uri)}")
+        print(f"MLFLOW_TRACKING_URI names a server already: open {redact(uri)}")
         return
-    store = ["--backend-store-uri", uri] if uri else []
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), *store]
+    if uri:  # by the environment, since a process list shows arguments
+        os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
     os.execv(sys.executable, command)
 
 
@@ -157,7 +160,7 @@ def main() -> None:
         if os.environ.get("REGSEARCH_DEBUG"):
             raise
         message = redact(f"{type(error).__name__}: {error}")
-        _complain(f"{message}\n  a fault of regsearch's own; REGSEARCH_DEBUG=1 shows where")
+        _complain(f"{message}\n  this was not foreseen; REGSEARCH_DEBUG=1 shows where")
         sys.exit(1)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial
 from torch import nn
 
@@ -18,10 +17,10 @@ from pipeline.config import RunConfig
 from pipeline.datasets import Splits
 from pipeline.errors import redact
 from pipeline.exported_model import ModelInfo
-from pipeline.progress import View
 from pipeline.registry import Registered, register
 from pipeline.statistics import wilson_interval
-from pipeline.study.ledger import BASELINES, overrides_of, value_of
+from pipeline.study.baselines import BASELINES
+from pipeline.study.ledger import overrides_of, value_of
 from pipeline.training.data import to_device
 from pipeline.training.loop import predict
 from pipeline.training.precision import resolve_precision
@@ -39,7 +38,8 @@ class Finalist:
         trial: as the study has it.
         num_correct: how many of the `num_selection` selection images it classified correctly;
             0 of 0 where there is no selection split.
-        registered: its version in the registry; None when it could not be registered.
+        registered: its version in the registry.
+        problem: why it is not registered, or could not even be scored; empty when all is well.
     """
 
     alias: str
@@ -47,6 +47,7 @@ class Finalist:
     num_correct: int = 0
     num_selection: int = 0
     registered: Registered | None = None
+    problem: str = ""
 
     @property
     def selection_accuracy(self) -> float | None:
@@ -59,10 +60,10 @@ class Finalist:
 
 
 class Registrar:
-    """Registers the finalists of a study from the weights that were kept."""
+    """Scores the finalists of a study from the weights that were kept, and registers them."""
 
-    def __init__(self, runner: TrialRunner, splits: Splits, view: View) -> None:
-        self.runner, self.splits, self.view = runner, splits, view
+    def __init__(self, runner: TrialRunner, splits: Splits) -> None:
+        self.runner, self.splits = runner, splits
         self.device = runner.data.mean.device
         self.selection = to_device(splits.selection, self.device)
 
@@ -77,22 +78,18 @@ class Registrar:
         return finalists[::-1]
 
     def _finalist(self, alias: str, trial: FrozenTrial) -> Finalist:
-        config = self.runner.config.with_overrides(overrides_of(trial))
-        model = self.runner.build(config)
+        """A finalist as far as it can be had: a study's result is not lost with one model."""
+        finalist = Finalist(alias, trial)
         try:
+            config = self.runner.config.with_overrides(overrides_of(trial))
+            model = self.runner.build(config)
             model.load_state_dict(self.runner.weights.load(trial.number))
-        except FileNotFoundError as error:
-            self.view.note(f"the {alias} is not registered: {error.filename} is gone")
-            return Finalist(alias, trial)
-        finalist = Finalist(alias, trial, self._num_correct(config, model), len(self.selection))
-        try:
+            num_correct = self._num_correct(config, model)
+            finalist = replace(finalist, num_correct=num_correct, num_selection=len(self.selection))
             return replace(finalist, registered=self._register(config, model, finalist))
-        except (MlflowException, LookupError) as error:
-            reason = redact(str(error)).splitlines()[0]
-            self.view.note(
-                f"the {alias} is not registered ({reason}); the same command tries again"
-            )
-            return finalist
+        except Exception as error:  # noqa: BLE001 - see above; the summary tells the reason
+            reason = redact(f"{type(error).__name__}: {error}").splitlines()[0]
+            return replace(finalist, problem=reason)
 
     def _num_correct(self, config: RunConfig, model: nn.Module) -> int:
         if not len(self.selection):

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.settings import Scalar
-from pipeline.words import describe, duration
+from pipeline.words import describe, duration, show_metric
 
 NUM_RECENT = 8
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
@@ -24,18 +24,25 @@ STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
 
 @dataclass(frozen=True)
 class Standing:
-    """Where the study stands: counts of trials, and the best value so far."""
+    """Where the study stands: counts of trials, and the best of them (None while there is none)."""
 
     target: int
     complete: int
     pruned: int
     failed: int
-    best: str
     metric: str
+    best_value: float | None = None
+    best_trial: int | None = None
 
     @property
     def finished(self) -> int:
         return self.complete + self.pruned
+
+    @property
+    def best(self) -> str:
+        if self.best_trial is None:
+            return "-"
+        return f"{show_metric(self.metric, self.best_value)} (trial {self.best_trial})"
 
     def counts(self) -> str:
         return f"{self.complete} complete, {self.pruned} pruned, {self.failed} failed"
@@ -45,7 +52,7 @@ class View(AbstractContextManager["View"], Protocol):
     """Is told what happens, and shows it."""
 
     def loading(self, what: str, done: int, total: int) -> None:
-        """Data is being fetched or decoded: `done` of `total` units."""
+        """Data is being fetched or decoded: `done` of `total` units (0: not known)."""
 
     def note(self, text: str) -> None:
         """A line that stays on the screen."""
@@ -77,10 +84,10 @@ class LogView(View):
         return None
 
     def loading(self, what: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(total, 1)
+        tenth = 10 * done // total if total else 0
         if (what, tenth) != self._shown:
             self._shown = (what, tenth)
-            self._print(f"{what}: {done:,} of {total:,}")
+            self._print(f"{what}: {done:,}" + (f" of {total:,}" if total else " ..."))
 
     def note(self, text: str) -> None:
         self._print(text)
@@ -139,7 +146,8 @@ class LiveView(View):
         self._live.stop()
 
     def loading(self, what: str, done: int, total: int) -> None:
-        self._loading = f"{what}: {done:,} of {total:,}" if done < total else ""
+        of = f" of {total:,}" if total else ""
+        self._loading = f"{what}: {done:,}{of}" if done < total or not total else ""
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)

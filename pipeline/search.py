@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -23,15 +24,17 @@ from pipeline.finalists import Finalist, Registrar
 from pipeline.models import build_model
 from pipeline.progress import Standing, View
 from pipeline.seeding import TrialSeeds
-from pipeline.study.ledger import Ledger, value_of
+from pipeline.study.ledger import Ledger
 from pipeline.study.storage import DEFAULT_STORAGE, open_storage
 from pipeline.tracking import DatasetInfo, Mirror
 from pipeline.tracking import Report as DeliveryReport
+from pipeline.tracking.updates import RunStatus
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import Trainer
 from pipeline.trial import TrialRunner, Verdict
 from pipeline.weights import WeightStore
-from pipeline.words import show_metric
+
+FLUSH_SEC = 30.0
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     config = space.config
     device = resolve_device(options.device)
     splits = load_splits(config.data, config.study.seed, view.loading)
-    storage = open_storage(options.storage, mlflow.get_tracking_uri())
-    ledger = Ledger(config, storage)
+    build_model(config.model, config.regularization, splits.image_shape, splits.num_classes)
+    ledger = Ledger(config, open_storage(options.storage))
     ledger.require_same_data(splits.digest)
     data = DeviceData.from_splits(splits, device, config.study.seed)
     trained = _calibrated(config, data, ledger) if device.type == "cpu" else config
@@ -84,41 +87,35 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
         artifacts={"space.yaml": space.text, "settings.yaml": _dump(config)},
         tags=_tags(trained, device),
     )
-    runner = TrialRunner(trained, data, ledger, mirror, WeightStore(ledger.uuid), view)
-    outcome = Outcome(config, standing(ledger))
-    finished = False
+    status: RunStatus = "FAILED"
     try:
-        _run_trials(ledger, runner, mirror, view, options.timeout_sec, outcome)
-        mirror.flush(timeout_sec=30)
-        outcome.finalists = Registrar(runner, splits, view).register_all()
-        finished = True
+        runner = TrialRunner(trained, data, ledger, mirror, WeightStore(ledger.uuid), view)
+        outcome = Outcome(config, standing(ledger))
+        _run_trials(runner, options.timeout_sec, outcome)
+        mirror.flush(FLUSH_SEC)
+        outcome.finalists = Registrar(runner, splits).register_all()
+        status = "FAILED" if outcome.too_many_failures else "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
     finally:
-        mirror.end_study("FINISHED" if finished else "KILLED")
-        outcome.delivery = mirror.close()
-        outcome.standing = standing(ledger)
-        outcome.seconds = time.monotonic() - started
+        mirror.end_study(status)
+        delivery = mirror.close()
+    outcome.delivery, outcome.standing = delivery, standing(ledger)
+    outcome.seconds = time.monotonic() - started
     return outcome
 
 
-def _run_trials(
-    ledger: Ledger,
-    runner: TrialRunner,
-    mirror: Mirror,
-    view: View,
-    timeout_sec: float | None,
-    outcome: Outcome,
-) -> None:
+def _run_trials(runner: TrialRunner, timeout_sec: float | None, outcome: Outcome) -> None:
     """Claim and run trials until the budget or the time is used up, or too many have failed."""
+    ledger, mirror, view = runner.ledger, runner.mirror, runner.view
     for number in ledger.requeue_dead():
         mirror.end_trial(number, "FAIL", "its process died")
         view.note(f"trial {number}: its process died; it is queued once more")
-    deadline = None if timeout_sec is None else time.monotonic() + timeout_sec
+    deadline = math.inf if timeout_sec is None else time.monotonic() + timeout_sec
     failures_in_row = 0
     view.study(standing(ledger))
-    while True:
-        if deadline is not None and time.monotonic() >= deadline:
-            outcome.timed_out = True
-            return
+    while time.monotonic() < deadline:
         claim = ledger.claim()
         if claim is None:
             return
@@ -126,11 +123,12 @@ def _run_trials(
         now = standing(ledger)
         view.trial_ended(claim.number, verdict.state, _ending(verdict))
         view.study(now)
-        mirror.log_study(now.finished, _study_metrics(ledger, now))
+        mirror.log_study(now.finished, _study_metrics(now))
         failures_in_row = failures_in_row + 1 if verdict.state == "FAIL" else 0
         if failures_in_row >= ledger.config.study.max_consecutive_failures:
             outcome.too_many_failures = verdict.reason
             return
+    outcome.timed_out = True
 
 
 def _calibrated(config: RunConfig, data: DeviceData, ledger: Ledger) -> RunConfig:
@@ -158,10 +156,9 @@ def standing(ledger: Ledger) -> Standing:
         complete=states.count(TrialState.COMPLETE),
         pruned=states.count(TrialState.PRUNED),
         failed=states.count(TrialState.FAIL),
-        best="-"
-        if best is None
-        else f"{show_metric(ledger.config.study.metric, best.value)} (trial {best.number})",
         metric=ledger.config.study.metric,
+        best_value=None if best is None else best.value,
+        best_trial=None if best is None else best.number,
     )
 
 
@@ -189,14 +186,14 @@ def _ending(verdict: Verdict) -> str:
     return verdict.reason if verdict.value is None else f"{verdict.value:.4f}, {verdict.reason}"
 
 
-def _study_metrics(ledger: Ledger, now: Standing) -> Mapping[str, float]:
-    best = ledger.best()
+def _study_metrics(now: Standing) -> Mapping[str, float]:
     counts = {
         "trials/complete": float(now.complete),
         "trials/pruned": float(now.pruned),
         "trials/failed": float(now.failed),
     }
-    return counts if best is None else {**counts, f"best/{now.metric}": value_of(best)}
+    best = {} if now.best_value is None else {f"best/{now.metric}": now.best_value}
+    return counts | best
 
 
 def _dataset_info(config: RunConfig, splits: Splits) -> DatasetInfo:

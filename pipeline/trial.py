@@ -6,30 +6,27 @@ import errno
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from pipeline.config import RunConfig
-from pipeline.errors import UserError
+from pipeline.errors import UserError, redact
 from pipeline.models import build_model
 from pipeline.progress import View
 from pipeline.seeding import TrialSeeds
 from pipeline.study.ledger import Claim, Ledger
-from pipeline.tracking import Mirror
+from pipeline.tracking import Mirror, TrialState
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer
 from pipeline.weights import WeightStore
-
-State = Literal["COMPLETE", "PRUNED", "FAIL"]
 
 
 @dataclass(frozen=True)
 class Verdict:
     """How a trial ended; `value` is the metric of its best epoch."""
 
-    state: State
+    state: TrialState
     value: float | None = None
     reason: str = ""
 
@@ -70,6 +67,8 @@ class TrialRunner:
             raise
         except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a state
             verdict = Verdict("FAIL", reason=failure_reason(error))
+        if verdict.state == "FAIL" and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # here, where the error no longer holds the net
         self._settle(claim, verdict)
         return verdict
 
@@ -117,16 +116,14 @@ class TrialRunner:
 
 def failure_reason(error: Exception) -> str:
     """Why a trial failed, in words where the cause is known, else with its traceback."""
-    if isinstance(error, torch.OutOfMemoryError):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out of memory: a smaller batch or model needs less"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "disk full: the weights could not be saved"
     if isinstance(error, NonFiniteLossError | UserError):
-        return str(error)
+        return redact(str(error))
     trace = "".join(traceback.format_exception(error))
-    return f"{type(error).__name__}: {error}\n{trace[-4000:]}"
+    return redact(f"{type(error).__name__}: {error}\n{trace[-4000:]}")
 
 
 def _ending(result: FitResult) -> str:
@@ -135,4 +132,6 @@ def _ending(result: FitResult) -> str:
 
 
 def _tags(claim: Claim) -> dict[str, str]:
-    return {} if claim.baseline is None else {"regsearch.baseline": claim.baseline}
+    tags = {} if claim.baseline is None else {"regsearch.baseline": str(claim.baseline)}
+    retry = {"regsearch.retry_of": str(claim.lineage)} if claim.lineage != claim.number else {}
+    return tags | retry

@@ -50,8 +50,8 @@ class WeightStore:
         return state
 
     def keep_only(self, trials: Collection[int]) -> None:
-        """Remove all other trials' weights."""
+        """Remove all other trials' weights, and what a crash left half written."""
         kept = {self.path(trial) for trial in trials}
-        for path in self.folder.glob("trial-*.pt"):
+        for path in self.folder.glob("trial-*"):
             if path not in kept:
                 path.unlink()

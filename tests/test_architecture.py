@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "pipeline"
 
 LAYERS = [
     {"errors"},
-    {"settings", "seeding", "statistics", "study/trial_seeded"},
+    {"settings", "seeding", "statistics", "study/trial_seeded", "study/owner"},
     {"words"},
     {"datasets", "lr_schedules", "augmentation", "regularizers", "optimizers"},
     {"models"},
@@ -21,7 +21,8 @@ LAYERS = [
     {"study/samplers", "study/pruners"},
     {"study"},
     {"config"},
-    {"tracking", "study/storage", "study/ledger", "progress", "weights"},
+    {"tracking", "study/storage", "study/spec", "study/baselines", "progress", "weights"},
+    {"study/ledger"},
     {"calibration", "exported_model"},
     {"registry"},
     {"trial"},

@@ -114,7 +114,7 @@ def test_schema_is_json(tmp_path: Path) -> None:
         (("run", "tiny.yaml", "--device", "cuda:7"), "no device 'cuda:7'"),
         (("run", "tiny.yaml", "--set", "training.epochs=many"), "--set training.epochs=many"),
         (("run", "tiny.yaml", "--storage", "nonsense://x:canary@y"), "can't open"),
-        (("run", "tiny.yaml", "--trials", "0"), "study.trials"),
+        (("run", "tiny.yaml", "--trials", "0"), "--trials"),
         (("run",), "Missing argument"),
         (("run", "tiny.yaml", "--no-such-option"), "No such option"),
         (("evaluate", "models:/x@y"), "no MLflow store"),
@@ -131,7 +131,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
     assert "canary" not in done.stdout + done.stderr
 
 
-def test_a_fault_of_our_own_is_told_without_a_traceback_and_exit_code_1(tmp_path: Path) -> None:
+def test_an_unforeseen_fault_is_told_without_a_traceback_and_exit_code_1(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     code = (
         "import sys, pipeline.config.space_file as f\n"

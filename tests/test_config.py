@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +14,7 @@ from pipeline.config.problems import MAX_SHOWN
 from pipeline.config.run_config import RunConfig, off_values
 from pipeline.config.space_file import load_space
 from pipeline.errors import UserError, UserErrors
+from tests.spaces import TINY, tiny_config
 
 PLAIN = {"study": {"name": "s"}, "data": {"kind": "digits"}, "model": {"kind": "vgg"}}
 
@@ -245,3 +247,10 @@ def test_a_file_is_checked_without_torch():
     code = f"import sys, pipeline.config.space_file; print(sorted({slow} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_assignment_to_a_kind_drops_the_old_kinds_keys(tmp_path: Path) -> None:
+    text = TINY.replace("learning_rate: 3e-3", "learning_rate: 3e-3, beta2: 0.99")
+    config = tiny_config(tmp_path, "training.optimizer.kind=sgd", text=text)
+    assert config.training.optimizer.kind == "sgd"
+    assert config.training.optimizer.learning_rate == 3e-3

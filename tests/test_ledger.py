@@ -12,7 +12,8 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.errors import UserError
-from pipeline.study.ledger import LINEAGE, Ledger, baselines, overrides_of
+from pipeline.study.baselines import baselines
+from pipeline.study.ledger import LINEAGE, OWNER, REASON, Ledger, overrides_of
 from pipeline.study.storage import open_storage
 from tests.spaces import TINY, tiny_config
 
@@ -201,3 +202,49 @@ def test_a_retry_of_a_retry_keeps_the_first_number(tmp_path: Path) -> None:
         ledger.give_back(claim, "interrupted")
     queued = ledger.trials(TrialState.WAITING)[-1]
     assert queued.user_attrs[LINEAGE] == 0
+
+
+def test_a_baseline_that_failed_is_tried_once_more_in_the_next_run(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    for _ in range(2):
+        claim = ledger.claim()
+        assert claim
+        ledger.fail(claim, "the GPU was busy")
+    assert ledger.baseline("unregularized") is None
+    again = open_ledger(tmp_path)
+    retries = [claim for claim in (again.claim(), again.claim()) if claim]
+    assert [claim.baseline for claim in retries] == ["unregularized", "recipe"]
+    assert [claim.lineage for claim in retries] == [0, 1]
+    again.complete(retries[0], 0.5)
+    again.complete(retries[1], 0.6)
+    third = open_ledger(tmp_path).claim()
+    assert third
+    assert third.baseline is None
+
+
+def test_a_pid_that_came_again_is_not_the_same_process(tmp_path: Path) -> None:
+    """In a container every run is process 1."""
+    ledger = open_ledger(tmp_path)
+    claim = ledger.claim()
+    assert claim
+    owner = claim.trial.user_attrs[OWNER]
+    assert ledger.requeue_dead() == []
+    host, pid, start = owner.rsplit(":", 2)
+    claim.trial.set_user_attr(OWNER, f"{host}:{pid}:{int(start) - 1}")
+    assert ledger.requeue_dead() == [0]
+    assert ledger.trials(TrialState.FAIL)[0].user_attrs[REASON] == "its process died"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data.root=elsewhere", "registry.model_name=other", "study.max_consecutive_failures=9"],
+)
+def test_what_changes_no_trial_may_change(tmp_path: Path, change: str) -> None:
+    open_ledger(tmp_path)
+    assert open_ledger(tmp_path, change).claim()
+
+
+def test_a_default_may_be_written_out(tmp_path: Path) -> None:
+    open_ledger(tmp_path)
+    spelt = TINY.replace("high: 0.7}", "high: 0.7, log: false}")
+    assert open_ledger(tmp_path, text=spelt).claim()

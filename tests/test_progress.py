@@ -16,7 +16,7 @@ METRICS = {
     "validation/accuracy": 0.7654,
     "images_per_sec": 12345.6,
 }
-STANDING = Standing(10, 3, 1, 2, "81.00% (trial 2)", "validation/accuracy")
+STANDING = Standing(10, 3, 1, 2, "validation/accuracy", 0.81, 2)
 
 
 def play(view: View) -> None:
@@ -61,11 +61,11 @@ def test_the_time_left_follows_from_the_pace_of_this_run(monkeypatch: pytest.Mon
     now = [100.0]
     monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now[0])
     view = LiveView(Console(file=io.StringIO()), "t")
-    view.study(Standing(10, 4, 0, 0, "-", "validation/accuracy"))  # four were there before
+    view.study(Standing(10, 4, 0, 0, "validation/accuracy"))  # four were there before
     now[0] = 160.0
-    assert view._left(Standing(10, 4, 0, 0, "-", "validation/accuracy")) is None
+    assert view._left(Standing(10, 4, 0, 0, "validation/accuracy")) is None
     # Two trials in 60 s, so the four that are left take 120 s.
-    assert view._left(Standing(10, 5, 1, 0, "-", "validation/accuracy")) == 120.0
+    assert view._left(Standing(10, 5, 1, 0, "validation/accuracy")) == 120.0
 
 
 def test_log_lines_are_plain_and_one_an_event() -> None:

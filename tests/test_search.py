@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,10 @@ class Finished:
 
 
 def search(folder: Path, *assignments: str, text: str = TINY) -> tuple[Outcome, str]:
-    console = Console(record=True, width=100, quiet=False, file=(folder / "printed").open("w"))
+    console = Console(record=True, width=100, file=io.StringIO())
     outcome = run_search(tiny_space(folder, *assignments, text=text), Options(), LogView(console))
     console.print(summary(outcome))
-    printed = console.export_text()
-    console.file.close()
-    return outcome, printed
+    return outcome, console.export_text()
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +204,25 @@ def test_an_unknown_device_is_told_before_any_trial() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match="no device 'cuda:99'"):
         resolve_device("cuda:99")
+
+
+def test_a_finalist_whose_weights_are_gone_is_told_and_the_others_are_kept(
+    workspace: Path,
+) -> None:
+    first, _ = search(workspace)
+    champion = first.finalists[0].trial.number
+    baseline = next(f for f in first.finalists[1:] if f.trial.number != champion)
+    for path in (workspace / "mlruns" / "weights").rglob(f"trial-{baseline.trial.number:05d}.pt"):
+        path.unlink()
+    again, printed = search(workspace)
+    problems = {finalist.alias: finalist.problem for finalist in again.finalists}
+    assert "FileNotFoundError" in problems[baseline.alias]
+    assert problems["champion"] == ""
+    assert f"the {baseline.alias} is not registered: FileNotFoundError" in printed
+
+
+def test_a_net_that_cannot_take_the_images_is_told_before_any_trial(workspace: Path) -> None:
+    text = TINY.replace("{kind: vgg, width: 4, head_width: 8}", "{kind: torchvision/alexnet}")
+    with pytest.raises(UserError, match="torchvision/alexnet does not take"):
+        search(workspace, text=text)
+    assert not (workspace / "mlruns").exists()

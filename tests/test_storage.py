@@ -38,10 +38,13 @@ def test_processes_that_start_at_once_all_get_the_store(tmp_path: Path) -> None:
     assert [process.wait() for process in processes] == [0] * 4
 
 
-def test_mlflows_own_database_is_refused(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/mlflow.db"
-    with pytest.raises(UserError, match="would share the database"):
-        open_storage(url, url)
+@pytest.mark.parametrize("spelling", ["mlflow.db", "./mlflow.db", "sub/../mlflow.db"])
+def test_mlflows_own_database_is_refused_and_left_alone(workspace: Path, spelling: str) -> None:
+    (workspace / "sub").mkdir()
+    before = (workspace / "mlflow.db").read_bytes()
+    with pytest.raises(UserError, match=r"is MLflow's"):
+        open_storage(f"sqlite:///{spelling}")
+    assert (workspace / "mlflow.db").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ class Augmentation:
         Args:
             images: (N, C, H, W) uint8.
             indices: (N,) int64, positions in the training split, for alternating flips.
-            epoch: from 0, or a 0-d int64 tensor.
+            epoch: a count of epochs, as an int or a 0-d int64 tensor.
             generator: on the device; the only source of chance.
 
         Returns:

@@ -17,7 +17,7 @@ def alternating(indices: Tensor, epoch: int | Tensor, share: Tensor) -> Tensor:
 
     Args:
         indices: (N,) int64, positions in the training split.
-        epoch: from 0, or a 0-d int64 tensor.
+        epoch: a count of epochs, as an int or a 0-d int64 tensor.
         share: 0-d in [0, 1], the share of the images that alternate; the others stay as they are.
     """
     bits = _hash(indices)

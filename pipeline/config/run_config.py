@@ -72,7 +72,7 @@ class RunConfig(Recipe):
         for path, value in overrides.items():
             _spell_out_kind(data, self, path)
             if path.endswith(".kind"):
-                _change_kind(data, path.removesuffix(".kind"), str(value))
+                change_kind(data, path.removesuffix(".kind"), str(value))
         for path, value in overrides.items():
             assign(data, path, value)
         try:
@@ -152,8 +152,8 @@ def _spell_out_kind(data: dict[str, Any], settings: Settings, path: str) -> None
         assign(data, f"{section}.kind", owner.kind)
 
 
-def _change_kind(data: dict[str, Any], section: str, kind: str) -> None:
-    """Drop the keys of a section that its new kind doesn't have."""
+def change_kind(data: dict[str, Any], section: str, kind: str) -> None:
+    """Drop the keys of a section that its new kind doesn't have, before the kind is assigned."""
     *parents, name = section.split(".")
     classes: list[type[Settings]] = [RunConfig]
     for parent in (*parents, name):
@@ -161,8 +161,8 @@ def _change_kind(data: dict[str, Any], section: str, kind: str) -> None:
     known = {key for c in classes if has_kind(c, kind) for key in c.model_fields}
     for parent in parents:
         data = data.get(parent, {})
-    if known and data.get(name, {}).get("kind") != kind:
-        data[name] = {key: value for key, value in data.get(name, {}).items() if key in known}
+    if known and isinstance(data.get(name), dict) and data[name].get("kind") != kind:
+        data[name] = {key: value for key, value in data[name].items() if key in known}
 
 
 def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

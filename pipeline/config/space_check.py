@@ -13,6 +13,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.config.search_space import (
     CategoricalEntry,
     Choice,
+    FloatEntry,
     SearchEntry,
     find_cycle,
     in_range,
@@ -81,8 +82,17 @@ def _condition(config: RunConfig, path: str, entry: SearchEntry, parent: str) ->
             f"search `{parent}` too, or delete the condition",
         )
         return
+    source = config.search[parent]
+    if isinstance(source, FloatEntry) and source.step is None:
+        yield Problem(
+            place,
+            f"`{path}` waits for one value of `{parent}`, which is drawn from a continuous range",
+            "a condition names values of a categorical, an int or a stepped entry",
+            f"search `{parent}` as categorical, or in steps",
+        )
+        return
     for value in entry.values_of(parent):
-        if not in_range(config.search[parent], value):
+        if not in_range(source, value):
             yield Problem(
                 place,
                 f"`{path}` waits for `{parent}` to be {quoted(value)}, which it can't be",

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config.problems import explain, raise_all
-from pipeline.config.run_config import RunConfig, assign
+from pipeline.config.run_config import RunConfig, assign, change_kind
 from pipeline.config.space_check import check_search
 from pipeline.config.yaml_file import Place, parse_scalar, read_yaml
 from pipeline.errors import UserError
@@ -67,6 +67,8 @@ def _apply_assignments(data: dict[str, Any], assignments: Sequence[str]) -> dict
                 rule="dotted.key=value, for any setting outside of `search:`",
                 cure="for instance --set training.epochs=10; what is searched stands in the file",
             )
+        if path.endswith(".kind"):
+            change_kind(data, path.removesuffix(".kind"), value)
         assign(data, path, parse_scalar(value))
         places[tuple(path.split("."))] = text
     return places

@@ -2,8 +2,8 @@
 
 A source says where its images are; the splits are drawn here, the same way for all of them. Four
 parts, and one purpose each: `train` fits the weights, `validation` scores the trials, `selection`
-chooses among the finalists, and `test` (through `load_test`, for the evaluation alone) says what
-the winner is worth.
+compares the finalists on images that the search never saw, and `test` (through `load_test`, for the
+evaluation alone) says what the winner is worth.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DataSettings(Settings, ABC):
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Share of each class that scores the trials, out of the images that are not test images."""
     selection_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
-    """Share of each class that chooses among the finalists, of the same images; 0 for none."""
+    """Share of each class that compares the finalists, of the same images; 0 for none."""
     test_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
     """Share of each class kept for the test; used only by sources without a test split."""
     train_images: Annotated[int | None, Field(ge=1)] = None

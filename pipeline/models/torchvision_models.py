@@ -14,6 +14,7 @@ from pipeline.regularizers.dropout import dropout
 if TYPE_CHECKING:
     from torch import nn
 
+WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 PREFIX = "torchvision/"
 
 
@@ -65,11 +66,14 @@ class TorchvisionSettings(ModelSettings):
         from torchvision import models
 
         options: dict[str, Any] = {"weights": _weights(self.name) if self.pretrained else None}
-        if self.name in ("googlenet", "inception_v3"):  # their training output is a tuple otherwise
-            options["aux_logits"] = False
-            if not self.pretrained:
-                options["init_weights"] = True
+        if self.name in WITH_AUXILIARY_HEADS and not self.pretrained:
+            options |= {"aux_logits": False, "init_weights": True}
         net: nn.Module = models.get_model(self.name, **options)
+        if self.name in WITH_AUXILIARY_HEADS:  # in training they would give a tuple
+            setattr(net, "aux_logits", False)  # noqa: B010 - a plain attribute of these two classes
+            for head in ("aux1", "aux2", "AuxLogits"):
+                if hasattr(net, head):
+                    setattr(net, head, None)
         return net
 
     def _check_input(self, model: nn.Module, image_shape: ImageShape) -> None:

@@ -14,13 +14,16 @@ from pipeline.words import spell
 
 def space_report(config: RunConfig) -> RenderableType:
     """Two tables: the settings as the file and the defaults give them, and the search space."""
-    settings = Table("setting", "value", box=box.SIMPLE_HEAD)
+    settings = Table("setting", "value", box=box.SIMPLE_HEAD, pad_edge=False)
     for path, value in config.values().items():
         settings.add_row(path, spell(value), style="bold" if path in config.search else "")
     if not config.search:
         return Group(settings, Text("Nothing is searched: the study would try the baselines only."))
     conditional = any(entry.when for entry in config.search.values())
-    space = Table("searched", "type", "values", box=box.SIMPLE_HEAD)
+    space = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    space.add_column("searched", overflow="fold", min_width=max(map(len, config.search)))
+    space.add_column("type")
+    space.add_column("values")
     if conditional:
         space.add_column("when")
     for path, entry in config.space.entries.items():

@@ -10,8 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.errors import redact
 from pipeline.finalists import CHAMPION, Finalist
 from pipeline.search import Outcome
+from pipeline.study.baselines import baselines
 from pipeline.study.ledger import BASELINE, value_of
 from pipeline.training.metrics import direction
 from pipeline.words import duration, show_metric, spell
@@ -40,11 +42,18 @@ def _warnings(outcome: Outcome) -> list[Text]:
         lines.append(outcome.too_many_failures)
     if outcome.timed_out:
         lines.append("stopped at the time limit; the same command goes on")
+    if not outcome.finalists and not outcome.timed_out:
+        lines.append("no trial is complete, so there is no champion")
+    for finalist in outcome.finalists:
+        if finalist.problem:
+            lines.append(f"the {finalist.alias} is not registered: {finalist.problem}")
+    missing = set(baselines(outcome.config)) - {f.alias for f in outcome.finalists}
+    if outcome.finalists and missing:
+        lines.append(f"baseline without a result: {', '.join(sorted(missing))}")
     if not outcome.delivery.complete:
-        lines.append(
-            f"{outcome.delivery.num_pending} writes did not reach MLflow: "
-            f"{outcome.delivery.last_error or 'it was too slow'}"
-        )
+        count = outcome.delivery.num_pending + len(outcome.delivery.refused)
+        reason = outcome.delivery.last_error or "it was too slow"
+        lines.append(f"{count} writes did not reach MLflow: {redact(reason)}")
     return [Text(line, style="yellow") for line in lines]
 
 
@@ -96,10 +105,15 @@ def _settings(champion: Finalist) -> RenderableType:
 
 
 def _next_steps(champion: Finalist) -> RenderableType:
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    ui = "mlflow ui" + (' --backend-store-uri "$MLFLOW_TRACKING_URI"' if uri else "")
-    lines = [("see every trial and its curves:  ", ui)]
+    lines = [("see every trial and its curves:  ", _mlflow_line())]
     if champion.registered is not None:
         uri = shlex.quote(champion.registered.uri)
         lines.append(("score it on the test split:      ", f"regsearch evaluate {uri}"))
     return Group(*(Text.assemble(text, (command, "bold cyan")) for text, command in lines))
+
+
+def _mlflow_line() -> str:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith(("http://", "https://")):
+        return f"open {redact(uri)}"
+    return 'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" mlflow ui' if uri else "mlflow ui"

@@ -5,36 +5,28 @@ Optuna's store is the authority; nothing is counted anywhere else.
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.config.run_config import RunConfig, off_values
-from pipeline.config.search_space import same
-from pipeline.errors import UserError
+from pipeline.config.run_config import RunConfig
 from pipeline.seeding import stream_seed
 from pipeline.settings import Scalar
+from pipeline.study.baselines import BASELINES, Baseline, baselines
+from pipeline.study.owner import has_died, this_process
 from pipeline.study.pruners import build_pruner
 from pipeline.study.samplers import QmcSettings, build_sampler
+from pipeline.study.spec import require_same_data, require_same_spec, spec
 from pipeline.training.metrics import direction, is_better
-
-Baseline = Literal["unregularized", "recipe"]
-BASELINES: tuple[Baseline, ...] = ("unregularized", "recipe")
-
-STRENGTH = "augmentation.strength"
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count towards `study.trials`. A failed trial is made up for by another."""
 
-SPEC, UUID = "regsearch.spec", "regsearch.uuid"
 BASELINE, OVERRIDES, LINEAGE, OWNER, REASON = (
     f"regsearch.{name}" for name in ("baseline", "overrides", "lineage", "owner", "reason")
 )
@@ -100,45 +92,29 @@ class Ledger:
             direction=direction(config.study.metric),
             pruner=build_pruner(config.study.pruner, config.training.epochs),
         )
-        if SPEC not in self.study.user_attrs:
-            self._begin()
-        self._require_same_spec()
+        self.uuid = str(self.fixed("uuid", lambda: str(uuid.uuid4())))
+        require_same_spec(self.fixed("spec", lambda: spec(config)), spec(config), config.study.name)
+        self._queue_baselines()
 
-    def _begin(self) -> None:
-        self.study.set_user_attr(UUID, str(uuid.uuid4()))
-        for baseline, overrides in baselines(self.config).items():
+    def _queue_baselines(self) -> None:
+        """Queue each baseline that is neither there nor on its way: at first, or when it failed."""
+        attempts = {name: self._attempts(name) for name in BASELINES}
+        for name, overrides in baselines(self.config).items():
+            if any(trial.state != TrialState.FAIL for trial in attempts[name]):
+                continue
+            attrs: dict[str, Any] = {BASELINE: name, OVERRIDES: overrides}
+            if attempts[name]:
+                attrs[LINEAGE] = attempts[name][0].number
             values = self.config.values() | overrides
-            self.study.enqueue_trial(
-                self.space.nearest(values),
-                user_attrs={BASELINE: baseline, OVERRIDES: overrides},
-            )
-        self.study.set_user_attr(SPEC, spec(self.config))
+            self.study.enqueue_trial(self.space.nearest(values), user_attrs=attrs)
 
-    def _require_same_spec(self) -> None:
-        old, new = self.study.user_attrs[SPEC], spec(self.config)
-        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        if changed:
-            lines = [f"    {key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed]
-            raise UserError(
-                f"the study {self.config.study.name!r} was begun with other settings:\n"
-                + "\n".join(lines),
-                where="the study's store",
-                rule="all trials of a study are drawn from one space and trained alike; only "
-                "`study.trials` may change",
-                cure="undo the changes, or give the study another `study.name`",
-            )
+    def _attempts(self, name: Baseline) -> list[FrozenTrial]:
+        return [t for t in self.trials() if t.user_attrs.get(BASELINE) == name]
 
     def require_same_data(self, digest: str) -> None:
         """Note the images' digest at the first start, and insist on it ever after."""
         known = self.fixed("data_digest", lambda: digest)
-        if known != digest:
-            raise UserError(
-                f"the images have changed since the study {self.config.study.name!r} was begun "
-                f"(digest {known} then, {digest} now)",
-                where="data",
-                rule="all trials of a study are trained and judged on the same images",
-                cure="restore the images, or give the study another `study.name`",
-            )
+        require_same_data(known, digest, self.config.study.name)
 
     def fixed(self, name: str, measure: Callable[[], Any]) -> Any:
         """A value that the study takes at its first start and keeps; JSON."""
@@ -146,10 +122,6 @@ class Ledger:
         if key not in self.study.user_attrs:
             self.study.set_user_attr(key, measure())
         return self.study.user_attrs[key]
-
-    @property
-    def uuid(self) -> str:
-        return str(self.study.user_attrs[UUID])
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials in these states (in any, if none is named)."""
@@ -160,7 +132,8 @@ class Ledger:
 
     def requeue_dead(self) -> list[int]:
         """Fail the trials whose process on this machine has died, and queue each once more."""
-        dead = [t for t in self.trials(TrialState.RUNNING) if _has_died(t.user_attrs.get(OWNER))]
+        running = [t for t in self.trials(TrialState.RUNNING) if OWNER in t.user_attrs]
+        dead = [trial for trial in running if has_died(trial.user_attrs[OWNER])]
         for trial in dead:
             self._requeue(trial, "its process died")
         return [trial.number for trial in dead]
@@ -171,7 +144,7 @@ class Ledger:
             return None
         self.study.sampler = self._sampler()
         trial = self.study.ask()
-        trial.set_user_attr(OWNER, f"{socket.gethostname()}:{os.getpid()}")
+        trial.set_user_attr(OWNER, this_process())
         sample = self.space.sample(trial)
         baseline = trial.user_attrs.get(BASELINE)
         if baseline is None:
@@ -206,14 +179,15 @@ class Ledger:
         self._requeue(self.study.trials[claim.number], reason)
 
     def _requeue(self, trial: FrozenTrial, reason: str) -> None:
-        self.study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
-        self.study.tell(trial.number, state=TrialState.FAIL)
+        """Queue first, so that a kill between the two writes loses nothing."""
         kept = {LINEAGE: trial.number} | {
             key: value
             for key, value in trial.user_attrs.items()
             if key in (BASELINE, OVERRIDES, LINEAGE)
         }
         self.study.enqueue_trial(trial.params, user_attrs=kept)
+        self.study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
+        self.study.tell(trial.number, state=TrialState.FAIL)
 
     def best(self) -> FrozenTrial | None:
         """The complete trial with the best value; None while there is none."""
@@ -232,24 +206,8 @@ class Ledger:
 
     def baseline(self, name: Baseline) -> FrozenTrial | None:
         """The complete trial of a baseline; None before it is there."""
-        found = (t for t in self.trials(TrialState.COMPLETE) if t.user_attrs.get(BASELINE) == name)
-        return next(found, None)
-
-
-def baselines(config: RunConfig) -> dict[Baseline, dict[str, Scalar]]:
-    """What is always tried first: no regularization at all, and the file's own settings.
-
-    Where the file's own settings don't regularize, the two are one. A strength of 0 takes all parts
-    of the augmentation with it.
-    """
-    values = config.values()
-    off = {
-        path: value
-        for path, value in off_values().items()
-        if not same(values.get(path), value)
-        and (path == STRENGTH or not path.startswith("augmentation."))
-    }
-    return {"unregularized": off, "recipe": {}} if off else {"unregularized": {}}
+        complete = (t for t in self._attempts(name) if t.state == TrialState.COMPLETE)
+        return next(complete, None)
 
 
 def value_of(trial: FrozenTrial) -> float:
@@ -263,28 +221,3 @@ def overrides_of(trial: FrozenTrial) -> dict[str, Scalar]:
     """What a trial changed in the file's settings."""
     given: dict[str, Scalar] = trial.user_attrs.get(OVERRIDES, trial.params)
     return given
-
-
-def spec(config: RunConfig) -> dict[str, Any]:
-    """All that the trials of a study have in common, by dotted path."""
-    values: dict[str, Any] = {**config.values()}
-    del values["study.trials"]
-    search = config.model_dump(mode="json", exclude_unset=True)["search"] if config.search else {}
-    values |= {
-        f"search.{path}": json.dumps(entry, sort_keys=True) for path, entry in search.items()
-    }
-    return json.loads(json.dumps(values))  # type: ignore[no-any-return]
-
-
-def _has_died(owner: str | None) -> bool:
-    """Whether a trial's process ran on this machine and is gone."""
-    host, _, process = (owner or "").rpartition(":")
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

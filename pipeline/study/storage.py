@@ -17,7 +17,7 @@ DEFAULT_STORAGE = "sqlite:///mlruns/optuna.db"
 LOCK_TIMEOUT_SEC = 60.0
 
 
-def open_storage(url: str, mlflow_url: str = "") -> BaseStorage:
+def open_storage(url: str) -> BaseStorage:
     """Open (and at first use make) the store.
 
     SQLite is put into WAL mode and waits for locks up to a minute. Tables are made under a file
@@ -25,20 +25,11 @@ def open_storage(url: str, mlflow_url: str = "") -> BaseStorage:
 
     Args:
         url: an SQLAlchemy URL, such as `sqlite:///mlruns/optuna.db`.
-        mlflow_url: MLflow's own store, which must be another: both keep their schema's version in
-            a table of the same name.
 
     Raises:
-        UserError: for a URL that can't be opened, or MLflow's own.
+        UserError: for a URL that can't be opened, or that of MLflow's own database: both keep their
+            schema's version in a table of the same name.
     """
-    shown = redact(url)
-    if url == mlflow_url:
-        raise UserError(
-            f"the study and MLflow would share the database {shown}",
-            where="--storage",
-            rule="each has a database of its own",
-            cure=f"give the study another, for instance {DEFAULT_STORAGE}",
-        )
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
@@ -50,7 +41,7 @@ def open_storage(url: str, mlflow_url: str = "") -> BaseStorage:
             return _connect(url, {"connect_args": {"timeout": LOCK_TIMEOUT_SEC}})
     except (SQLAlchemyError, ImportError, OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"can't open the study's store {shown}: {redact(str(error)).splitlines()[0]}",
+            f"can't open the study's store {redact(url)}: {redact(str(error)).splitlines()[0]}",
             where="--storage",
             rule="an SQLAlchemy URL of a database that can be written",
             cure=f"check it, or leave it out to use {DEFAULT_STORAGE}",
@@ -59,8 +50,18 @@ def open_storage(url: str, mlflow_url: str = "") -> BaseStorage:
 
 def _connect(url: str, engine_options: dict[str, Any]) -> BaseStorage:
     from optuna.storages import RDBStorage
-    from sqlalchemy import event
+    from sqlalchemy import create_engine, event, inspect
 
+    engine = create_engine(url, **engine_options)
+    tables = inspect(engine).get_table_names()
+    engine.dispose()
+    if "experiments" in tables:
+        raise UserError(
+            f"the database {redact(url)} is MLflow's",
+            where="--storage",
+            rule="the study and MLflow have a database each",
+            cure=f"give the study another, for instance {DEFAULT_STORAGE}",
+        )
     storage = RDBStorage(url, engine_kwargs=engine_options)
     if storage.engine.dialect.name == "sqlite":
         event.listen(storage.engine, "connect", _tune_sqlite)

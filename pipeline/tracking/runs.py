@@ -62,6 +62,13 @@ class StudyRuns:
             MlflowException, OSError: MLflow is away, or refuses (see `is_final`).
         """
         run_id = self._run_ids.get(update.trial) or self._open_trial(update)
+        try:
+            self._log(run_id, update)
+        finally:  # a run whose curves are refused ends all the same
+            if update.end_time_ms is not None:
+                self.client.set_terminated(run_id, update.status, update.end_time_ms)
+
+    def _log(self, run_id: str, update: RunUpdate) -> None:
         points = [Metric(p.name, p.value, p.time_ms, p.step) for p in update.metrics]
         for metrics, params, tags in zip_longest(
             _chunks(points, _MAX_METRICS),
@@ -70,8 +77,6 @@ class StudyRuns:
             fillvalue=(),
         ):
             self.client.log_batch(run_id, metrics, params, tags, synchronous=True)
-        if update.end_time_ms is not None:
-            self.client.set_terminated(run_id, update.status, update.end_time_ms)
 
     def find_trial(self, number: int) -> str:
         """The id of a trial's run.
