@@ -40,6 +40,7 @@ from pipeline.errors import UserError
 from pipeline.exported_model import LoadedModel, ModelInfo
 from pipeline.statistics import Scores, score
 from pipeline.tracking import DatasetInfo, connect, dataset_input
+from pipeline.training.loop import eval_batch_size
 
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9]\d*))")
 _READINGS = "regsearch.test_readings"
@@ -95,10 +96,9 @@ def evaluate(
     return Evaluation(version.name, int(version.version), scores, same_data, readings, run_id)
 
 
-def predict(
-    module: nn.Module, images: npt.NDArray[np.uint8], batch_size: int = 500
-) -> npt.NDArray[np.float32]:
+def predict(module: nn.Module, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Probabilities (N, K) for uint8 images (N, C, H, W), a batch at a time."""
+    batch_size = eval_batch_size(images.shape[-2:])
     with torch.inference_mode():
         batches = [
             module(torch.from_numpy(images[start : start + batch_size]).float().div(255))

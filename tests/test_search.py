@@ -16,11 +16,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from rich.console import Console
 
+from pipeline.datasets import ImageSet, load_splits
 from pipeline.errors import UserError
 from pipeline.progress import LogView
 from pipeline.report.summary import summary
 from pipeline.search import Options, Outcome, resolve_device, run_search
-from pipeline.training.loop import Trainer
+from pipeline.training.data import to_device
+from pipeline.training.loop import Trainer, eval_batch_size
 from tests.conftest import enter
 from tests.spaces import TINY, tiny_space
 
@@ -139,8 +141,6 @@ def test_the_champion_and_both_baselines_are_registered(finished: Finished) -> N
 
 def test_the_champion_scores_as_it_did_in_training(finished: Finished) -> None:
     """The exported model, given images in [0, 1], says what the trained one said."""
-    from pipeline.datasets import load_splits
-
     best = finished.outcome.finalists[0]
     config = finished.outcome.config
     selection = load_splits(config.data, config.study.seed).selection
@@ -226,3 +226,17 @@ def test_a_net_that_cannot_take_the_images_is_told_before_any_trial(workspace: P
     with pytest.raises(UserError, match="torchvision/alexnet does not take"):
         search(workspace, text=text)
     assert not (workspace / "mlruns").exists()
+
+
+def test_images_are_scored_in_batches_that_fit_their_size() -> None:
+    assert eval_batch_size((32, 32)) == 1000
+    assert eval_batch_size((8, 8)) == 1000
+    assert eval_batch_size((224, 224)) == 20  # 1,024,000 pixels / 50,176
+    assert eval_batch_size((4096, 4096)) == 1
+
+
+def test_on_the_cpu_the_images_are_held_once() -> None:
+    images = np.zeros((4, 1, 8, 8), np.uint8)
+    split = to_device(ImageSet(images, np.zeros(4, np.int64)), torch.device("cpu"))
+    images[0] = 7
+    assert split.images[0].unique().tolist() == [7]

@@ -86,67 +86,70 @@ def untimed(curves: Curves) -> Curves:
     return [{k: v for k, v in epoch.items() if not k.endswith("_sec")} for epoch in curves]
 
 
-# One update, by hand. Two images of two pixels, (1, 0) of class 0 and (0, 1) of class 1; all four
-# weights are 1, so both classes have probability 1/2. With smoothing 0.2 the targets are 0.9 and
-# 0.1, and the gradient of the data loss is (1/2 - target) / 2 images: -0.2 and 0.2.
+# One update, by hand. Two images of two pixels, normalised to (1, -1) of class 0 and (-1, 1) of
+# class 1; all four weights are 1, so both classes have probability 1/2. With smoothing 0.2 the
+# targets are 0.9 and 0.1: an image's logits have gradients of (1/2 - target) / 2, -0.2 and 0.2, and
+# the weights have -0.4 and 0.4.
 
 
-def by_hand(optimizer: Mapping[str, Any], sections: Mapping[str, Any], **training: Any) -> Trainer:
+def by_hand(optimizer: Mapping[str, Any], regularization: Mapping[str, Any], **how: Any) -> Trainer:
     images = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8).view(2, 2, 1, 1)
     both = DeviceSplit(images, torch.tensor([0, 1]))
-    zero, one = torch.zeros(1, 2, 1, 1), torch.ones(1, 2, 1, 1)
+    half = torch.full((1, 2, 1, 1), 0.5)
     linear = nn.Linear(2, 2, bias=False)
     nn.init.ones_(linear.weight)
-    model = nn.Sequential(nn.Flatten(), linear)
     plain_sgd = {"kind": "sgd", "learning_rate": 0.5, "momentum": 0.0}
-    how = recipe(optimizer={**plain_sgd, **optimizer}, sections=sections, **training)
-    return trainer(how, model, DeviceData(both, both, both, zero, one, 2))
+    sections = {"regularization": {"label_smoothing": 0.2, **regularization}}
+    settings = recipe(optimizer={**plain_sgd, **optimizer}, sections=sections, **how)
+    data = DeviceData(both, both, both, half, half, num_classes=2)
+    return trainer(settings, nn.Sequential(nn.Flatten(), linear), data)
 
 
 def weights_of(training: Trainer) -> Tensor:
     return next(training.model.parameters()).detach().clone()
 
 
+def crosswise(diagonal: float, other: float) -> Tensor:
+    return torch.tensor([[diagonal, other], [other, diagonal]])
+
+
 def test_the_first_update_is_the_one_worked_out_by_hand() -> None:
-    training = by_hand({"weight_decay": 0.1}, {"regularization": {"label_smoothing": 0.2}})
+    training = by_hand({"weight_decay": 0.1}, {})
     _, [epoch] = fit(training)
     # 1 * (1 - 0.5 * 0.1), then half of the gradient down
-    torch.testing.assert_close(weights_of(training), torch.tensor([[1.05, 0.85], [0.85, 1.05]]))
+    torch.testing.assert_close(weights_of(training), crosswise(1.15, 0.75))
     assert epoch["train/loss"] == pytest.approx(LN2)
     assert epoch["train/penalty"] == 0
     assert epoch["train/accuracy"] == 0.5
-    assert epoch["gradient_norm"] == pytest.approx(0.4)
+    assert epoch["gradient_norm"] == pytest.approx(0.8)
     assert epoch["learning_rate"] == 0.5
 
 
 def test_the_penalty_is_told_apart_and_drives_the_gradient() -> None:
-    regularization = {"label_smoothing": 0.2, "l2": 0.1}
-    training = by_hand({}, {"regularization": regularization})
+    training = by_hand({}, {"l1": 0.01, "l2": 0.1})
     _, [epoch] = fit(training)
-    torch.testing.assert_close(weights_of(training), torch.tensor([[1.05, 0.85], [0.85, 1.05]]))
+    # gradients of -0.4 and 0.4, each with 0.01 + 0.1 on top
+    torch.testing.assert_close(weights_of(training), crosswise(1.145, 0.745))
     assert epoch["train/loss"] == pytest.approx(LN2)
-    assert epoch["train/penalty"] == pytest.approx(0.1 / 2 * 4)
-    assert epoch["gradient_norm"] == pytest.approx(math.sqrt(2 * 0.1**2 + 2 * 0.3**2))
+    assert epoch["train/penalty"] == pytest.approx(0.01 * 4 + 0.1 / 2 * 4)
+    assert epoch["gradient_norm"] == pytest.approx(math.sqrt(2 * 0.29**2 + 2 * 0.51**2))
 
 
 def test_the_gradient_norm_is_the_one_before_clipping() -> None:
-    smoothing = {"regularization": {"label_smoothing": 0.2}}
-    training = by_hand({}, smoothing, gradient_clip_norm=0.1)
+    training = by_hand({}, {}, gradient_clip_norm=0.1)
     _, [epoch] = fit(training)
-    assert epoch["gradient_norm"] == pytest.approx(0.4)
-    # a quarter of the gradient is left of it
-    moved = weights_of(training) - 1
-    torch.testing.assert_close(moved, torch.tensor([[0.025, -0.025], [-0.025, 0.025]]))
+    assert epoch["gradient_norm"] == pytest.approx(0.8)
+    # an eighth of the gradient is left of it
+    torch.testing.assert_close(weights_of(training), crosswise(1.025, 0.975))
 
 
 def test_the_average_is_scored_and_the_weights_go_on_from_their_own() -> None:
-    regularization = {"label_smoothing": 0.2, "ema_decay": 0.9}
-    training = by_hand({}, {"regularization": regularization})
+    training = by_hand({}, {"ema_decay": 0.9})
     own = []
     training.fit(lambda *_: own.append(weights_of(training)))
-    torch.testing.assert_close(own[0], torch.tensor([[1.1, 0.9], [0.9, 1.1]]))
+    torch.testing.assert_close(own[0], crosswise(1.2, 0.8))
     # the best weights are those scored: the first update has a decay of 1/10
-    torch.testing.assert_close(weights_of(training), torch.tensor([[1.09, 0.91], [0.91, 1.09]]))
+    torch.testing.assert_close(weights_of(training), crosswise(1.18, 0.82))
 
 
 def test_mixed_images_count_for_both_of_their_labels() -> None:
@@ -193,7 +196,7 @@ def augmented(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 def test_only_training_images_are_augmented_and_scoring_is_in_eval_mode(
     augmented: list[Tensor],
 ) -> None:
-    spy, data = Spy(net()), random_data()
+    spy, data = Spy(net()).eval(), random_data()
     fit(trainer(recipe(epochs=2, sections={"augmentation": {"strength": 1.0}}), spy, data))
     assert sum(map(len, augmented)) == 2 * len(data.train)
     shown = {mode: [batch for m, batch in spy.seen if m is mode] for mode in (True, False)}
@@ -204,12 +207,10 @@ def test_only_training_images_are_augmented_and_scoring_is_in_eval_mode(
 
 
 def test_augmentation_leaves_the_scores_of_the_same_weights_alone() -> None:
-    class Halves(nn.Sequential):
-        """No batch statistics, which training images would leave their mark on."""
-
     def scored(strength: float) -> dict[str, float]:
         torch.manual_seed(0)
-        model = Halves(nn.Flatten(), nn.Linear(64, 3))
+        # no batch norm: training images would leave their mark on its statistics
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
         sections = {"augmentation": {"strength": strength}}
         return fit(trainer(recipe(optimizer=STANDS_STILL, sections=sections), model))[1][0]
 
@@ -268,8 +269,9 @@ def test_a_trial_repeats_itself_and_differs_from_the_next() -> None:
     def curves(trial: int) -> Curves:
         regularization = {"dropout": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
         sections = {"regularization": regularization, "augmentation": {"strength": 1.0}}
-        how = recipe(epochs=3, sections=sections)
-        return untimed(fit(trainer(how, net(rate=0.5), trial=trial))[1])
+        model = net(rate=0.5)
+        torch.seed()  # whatever chance came before is forgotten
+        return untimed(fit(trainer(recipe(epochs=3, sections=sections), model, trial=trial))[1])
 
     assert curves(0) == curves(0)
     assert curves(0) != curves(1)
@@ -298,8 +300,7 @@ def test_a_batch_is_no_larger_than_the_training_split(augmented: list[Tensor]) -
 
 
 def learning_rates(schedule: Mapping[str, Any], epochs: int) -> list[float]:
-    optimizer = {"kind": "sgd", "learning_rate": 1e-30}
-    how = recipe(epochs, 32, optimizer, {"lr_schedule": schedule})
+    how = recipe(epochs, 32, STANDS_STILL, {"lr_schedule": schedule})
     return [epoch["learning_rate"] * 1e30 for epoch in fit(trainer(how))[1]]
 
 
@@ -318,10 +319,11 @@ def test_the_learning_rate_is_cut_on_a_plateau_of_the_validation_loss() -> None:
             return self.weight * images.new_ones(len(images), 3)
 
     schedule = {"kind": "plateau", "patience_epochs": 1, "gamma": 0.1}
-    sections = {"lr_schedule": schedule}
-    how = recipe(6, 32, STANDS_STILL, sections)
-    rates = [epoch["learning_rate"] * 1e30 for epoch in fit(trainer(how, Still()))[1]]
+    how = recipe(6, 32, STANDS_STILL, {"lr_schedule": schedule})
+    _, curves = fit(trainer(how, Still()))
+    rates = [epoch["learning_rate"] * 1e30 for epoch in curves]
     assert rates == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01])
+    assert [epoch["train/loss"] for epoch in curves] == pytest.approx([math.log(3)] * 6)
 
 
 # The end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from pipeline.training.recipe import Recipe
 from pipeline.training.step import TrainStep
 
 EVAL_BATCH = 1_000
+"""Images of 32x32 that are scored at once; fewer where they are larger."""
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with each epoch (from 1) and its metrics. What it raises ends the training."""
@@ -90,7 +91,6 @@ class Trainer:
         while self.epoch < allowed and not self.early_stopping.should_stop(self.epoch):
             self.epoch += 1
             metrics = self._train_epoch()
-            require_finite(metrics, self.epoch)
             with self.step.averaged():
                 metrics |= self._score()
                 require_finite(metrics, self.epoch)
@@ -144,6 +144,12 @@ def require_finite(metrics: Mapping[str, float], epoch: int) -> None:
             raise NonFiniteLossError(f"{name} is {value} in epoch {epoch}")
 
 
+def eval_batch_size(image_size: Sequence[int]) -> int:
+    """How many images of (H, W) are scored at once: as much memory as `EVAL_BATCH` of 32x32."""
+    height, width = image_size
+    return min(EVAL_BATCH, max(1, EVAL_BATCH * 32 * 32 // (height * width)))
+
+
 @torch.inference_mode()
 def predict(
     model: nn.Module, images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype
@@ -155,7 +161,7 @@ def predict(
     was_training = model.training
     model.eval()
     logits = []
-    for batch in torch.split(images, EVAL_BATCH):
+    for batch in torch.split(images, eval_batch_size(images.shape[-2:])):
         inputs = (batch.float() / 255 - mean) / std
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             logits.append(model(inputs.contiguous(memory_format=torch.channels_last)).float())
