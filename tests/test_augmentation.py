@@ -12,7 +12,8 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.augmentation import Augmentation, AugmentationSettings
+from pipeline.augmentation import AugmentationSettings
+from pipeline.augmentation.augmentation import Augmentation
 from pipeline.settings import scalar_fields
 
 OFF: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The training: the update by hand, who is augmented, what is scored, when it ends."""
+"""The training: who is augmented, what is scored, what chance decides, when it ends."""
 
 from __future__ import annotations
 
@@ -13,153 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.augmentation.augmentation import Augmentation
 from pipeline.datasets import ImageSet, Splits
-from pipeline.regularizers.dropout import dropout
-from pipeline.regularizers.masks import set_rates
-from pipeline.seeding import TrialSeeds
 from pipeline.training.data import DeviceData, DeviceSplit
-from pipeline.training.early_stopping import EarlyStopping, EarlyStoppingSettings
-from pipeline.training.loop import EVAL_BATCH, FitResult, NonFiniteLossError, Trainer, predict
-from pipeline.training.metrics import METRICS, Metric, classification_metrics, direction, is_better
-from pipeline.training.recipe import Recipe
-from pipeline.training.step import Targets
-
-LN2 = math.log(2)
-STANDS_STILL = {"kind": "sgd", "learning_rate": 1e-30}
-Curves = list[dict[str, float]]
-
-
-def recipe(
-    epochs: int = 1,
-    batch_size: int = 8,
-    optimizer: Mapping[str, Any] | None = None,
-    sections: Mapping[str, Any] | None = None,
-    **training: Any,
-) -> Recipe:
-    training |= {"epochs": epochs, "batch_size": batch_size, "precision": "float32"}
-    training["optimizer"] = optimizer or {"learning_rate": 0.01}
-    return Recipe.model_validate(
-        {"training": training, "lr_schedule": {"kind": "constant"}} | dict(sections or {})
-    )
-
-
-def split(num_images: int, seed: int, low: int = 0, high: int = 256) -> DeviceSplit:
-    chance = torch.Generator().manual_seed(seed)
-    shape = (num_images, 1, 8, 8)
-    images = torch.randint(low, high, shape, dtype=torch.uint8, generator=chance)
-    return DeviceSplit(images, torch.randint(0, 3, (num_images,), generator=chance))
-
-
-def random_data(num_train: int = 32) -> DeviceData:
-    """Training images are dark and the others bright: a pixel tells where it comes from."""
-    train = split(num_train, seed=1, high=128)
-    probe = DeviceSplit(train.images[:12], train.labels[:12])
-    half = torch.full((1, 1, 1, 1), 0.5)
-    return DeviceData(train, split(20, seed=2, low=128), probe, half, half, num_classes=3)
-
-
-def net(rate: float = 0.0) -> nn.Module:
-    torch.manual_seed(0)
-    layers = (nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), dropout())
-    model = nn.Sequential(*layers, nn.Linear(16, 3))
-    set_rates(model, recipe(sections={"regularization": {"dropout": rate}}).regularization)
-    return model
-
-
-def trainer(
-    how: Recipe,
-    model: nn.Module | None = None,
-    data: DeviceData | None = None,
-    metric: Metric = "validation/accuracy",
-    trial: int = 0,
-) -> Trainer:
-    seeds = TrialSeeds.of(0, trial)
-    return Trainer(model or net(), data or random_data(), how, metric, seeds)
-
-
-def fit(training: Trainer) -> tuple[FitResult, Curves]:
-    curves: Curves = []
-    result = training.fit(lambda _, metrics: curves.append(dict(metrics)))
-    return result, curves
-
-
-def untimed(curves: Curves) -> Curves:
-    return [{k: v for k, v in epoch.items() if not k.endswith("_sec")} for epoch in curves]
-
-
-# One update, by hand. Two images of two pixels, normalised to (1, -1) of class 0 and (-1, 1) of
-# class 1; all four weights are 1, so both classes have probability 1/2. With smoothing 0.2 the
-# targets are 0.9 and 0.1: an image's logits have gradients of (1/2 - target) / 2, -0.2 and 0.2, and
-# the weights have -0.4 and 0.4.
-
-
-def by_hand(optimizer: Mapping[str, Any], regularization: Mapping[str, Any], **how: Any) -> Trainer:
-    images = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8).view(2, 2, 1, 1)
-    both = DeviceSplit(images, torch.tensor([0, 1]))
-    half = torch.full((1, 2, 1, 1), 0.5)
-    linear = nn.Linear(2, 2, bias=False)
-    nn.init.ones_(linear.weight)
-    plain_sgd = {"kind": "sgd", "learning_rate": 0.5, "momentum": 0.0}
-    sections = {"regularization": {"label_smoothing": 0.2, **regularization}}
-    settings = recipe(optimizer={**plain_sgd, **optimizer}, sections=sections, **how)
-    data = DeviceData(both, both, both, half, half, num_classes=2)
-    return trainer(settings, nn.Sequential(nn.Flatten(), linear), data)
-
-
-def weights_of(training: Trainer) -> Tensor:
-    return next(training.model.parameters()).detach().clone()
-
-
-def crosswise(diagonal: float, other: float) -> Tensor:
-    return torch.tensor([[diagonal, other], [other, diagonal]])
-
-
-def test_the_first_update_is_the_one_worked_out_by_hand() -> None:
-    training = by_hand({"weight_decay": 0.1}, {})
-    _, [epoch] = fit(training)
-    # 1 * (1 - 0.5 * 0.1), then half of the gradient down
-    torch.testing.assert_close(weights_of(training), crosswise(1.15, 0.75))
-    assert epoch["train/loss"] == pytest.approx(LN2)
-    assert epoch["train/penalty"] == 0
-    assert epoch["train/accuracy"] == 0.5
-    assert epoch["gradient_norm"] == pytest.approx(0.8)
-    assert epoch["learning_rate"] == 0.5
-
-
-def test_the_penalty_is_told_apart_and_drives_the_gradient() -> None:
-    training = by_hand({}, {"l1": 0.01, "l2": 0.1})
-    _, [epoch] = fit(training)
-    # gradients of -0.4 and 0.4, each with 0.01 + 0.1 on top
-    torch.testing.assert_close(weights_of(training), crosswise(1.145, 0.745))
-    assert epoch["train/loss"] == pytest.approx(LN2)
-    assert epoch["train/penalty"] == pytest.approx(0.01 * 4 + 0.1 / 2 * 4)
-    assert epoch["gradient_norm"] == pytest.approx(math.sqrt(2 * 0.29**2 + 2 * 0.51**2))
-
-
-def test_the_gradient_norm_is_the_one_before_clipping() -> None:
-    training = by_hand({}, {}, gradient_clip_norm=0.1)
-    _, [epoch] = fit(training)
-    assert epoch["gradient_norm"] == pytest.approx(0.8)
-    # an eighth of the gradient is left of it
-    torch.testing.assert_close(weights_of(training), crosswise(1.025, 0.975))
-
-
-def test_the_average_is_scored_and_the_weights_go_on_from_their_own() -> None:
-    training = by_hand({}, {"ema_decay": 0.9})
-    own = []
-    training.fit(lambda *_: own.append(weights_of(training)))
-    torch.testing.assert_close(own[0], crosswise(1.2, 0.8))
-    # the best weights are those scored: the first update has a decay of 1/10
-    torch.testing.assert_close(weights_of(training), crosswise(1.18, 0.82))
-
-
-def test_mixed_images_count_for_both_of_their_labels() -> None:
-    labels, partners = torch.tensor([0, 1]), torch.tensor([1, 1])
-    scores = torch.tensor([4.0, 2.0])
-    mixed = Targets(labels, partners, share=torch.tensor([0.75, 0.5]))
-    # (0.75 * 4 + 0.25 * 2 + 2) / 2
-    assert mixed.mean(lambda y: scores[y]).item() == 2.75
-    assert Targets(labels).mean(lambda y: scores[y]).item() == 3
-
+from pipeline.training.loop import EVAL_BATCH, NonFiniteLossError, Trainer, predict
+from tests.trainings import STANDS_STILL, Curves, fit, net, random_data, recipe, trainer, untimed
 
 # Who is augmented, and in which mode
 
@@ -204,6 +60,15 @@ def test_only_training_images_are_augmented_and_scoring_is_in_eval_mode(
     expected = [data.validation.images, data.probe.images] * 2
     for batch, images in zip(shown[False], expected, strict=True):
         torch.testing.assert_close(batch, (images / 255 - 0.5) / 0.5)
+
+
+def test_training_images_are_normalised_like_those_that_are_scored() -> None:
+    spy, data = Spy(net()), random_data()
+    fit(trainer(recipe(batch_size=32), spy, data))
+    shown = spy.seen[0][1].flatten().sort().values
+    torch.testing.assert_close(
+        shown, ((data.train.images / 255 - 0.5) / 0.5).flatten().sort().values
+    )
 
 
 def test_augmentation_leaves_the_scores_of_the_same_weights_alone() -> None:
@@ -373,54 +238,3 @@ def test_an_epoch_that_diverges_is_named() -> None:
     training = trainer(recipe(epochs=5))
     with pytest.raises(NonFiniteLossError, match="in epoch 3"):
         training.fit(poison)
-
-
-def test_patience_counts_from_the_last_improvement_by_min_delta() -> None:
-    settings = EarlyStoppingSettings(patience=2, min_delta=0.1)
-    stopping = EarlyStopping(settings, "validation/accuracy")
-    model = nn.Linear(1, 1, bias=False)
-    seen = []
-    for epoch, accuracy in enumerate([0.50, 0.55, 0.61, 0.65, 0.64], start=1):
-        nn.init.constant_(model.weight, epoch)
-        stopping.observe(epoch, {"validation/accuracy": accuracy}, model)
-        seen.append(stopping.should_stop(epoch))
-    # 0.55 is too little over 0.50; 0.61 is enough, and nothing is enough over 0.61
-    assert seen == [False, False, False, False, True]
-    stopping.restore(model)
-    assert (stopping.best_epoch, model.weight.item()) == (4, 4)
-    assert stopping.best_metrics == {"validation/accuracy": 0.65}
-
-
-def test_a_tie_keeps_the_earlier_weights() -> None:
-    stopping = EarlyStopping(EarlyStoppingSettings(), "validation/loss")
-    for epoch, loss in enumerate([2.0, 1.0, 1.0, 1.5], start=1):
-        stopping.observe(epoch, {"validation/loss": loss}, nn.Linear(1, 1))
-    assert stopping.best_epoch == 2
-
-
-# Metrics
-
-
-def test_a_loss_is_minimized_and_all_else_maximized() -> None:
-    assert [direction(metric) for metric in METRICS] == [
-        "minimize" if metric == "validation/loss" else "maximize" for metric in METRICS
-    ]
-    assert is_better("validation/loss", 1.0, than=2.0)
-    assert not is_better("validation/loss", 1.0, than=1.5, min_delta=0.5)
-    assert is_better("validation/accuracy", 0.7, than=0.5, min_delta=0.1)
-    assert not is_better("validation/accuracy", 0.5, than=0.5)
-
-
-def test_classification_metrics_by_hand() -> None:
-    # predicted 0 0 1 1, each with probability 1/2, the other two classes with 1/4
-    predicted = torch.tensor([0, 0, 1, 1])
-    logits = nn.functional.one_hot(predicted, 3) * LN2
-    metrics = classification_metrics(logits, torch.tensor([0, 0, 0, 1]))
-    assert metrics == pytest.approx(
-        {
-            "loss": (3 * LN2 + 2 * LN2) / 4,
-            "accuracy": 3 / 4,
-            "balanced_accuracy": (2 / 3 + 1) / 2,
-            "macro_f1": (4 / 5 + 2 / 3) / 2,
-        }
-    )

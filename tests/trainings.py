@@ -1,0 +1,78 @@
+"""Small trainings for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.regularizers.dropout import dropout
+from pipeline.regularizers.masks import set_rates
+from pipeline.seeding import TrialSeeds
+from pipeline.training.data import DeviceData, DeviceSplit
+from pipeline.training.loop import FitResult, Trainer
+from pipeline.training.metrics import Metric
+from pipeline.training.recipe import Recipe
+
+STANDS_STILL = {"kind": "sgd", "learning_rate": 1e-30}
+Curves = list[dict[str, float]]
+
+
+def recipe(
+    epochs: int = 1,
+    batch_size: int = 8,
+    optimizer: Mapping[str, Any] | None = None,
+    sections: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> Recipe:
+    training |= {"epochs": epochs, "batch_size": batch_size, "precision": "float32"}
+    training["optimizer"] = optimizer or {"learning_rate": 0.01}
+    return Recipe.model_validate(
+        {"training": training, "lr_schedule": {"kind": "constant"}} | dict(sections or {})
+    )
+
+
+def split(num_images: int, seed: int, low: int = 0, high: int = 256) -> DeviceSplit:
+    chance = torch.Generator().manual_seed(seed)
+    shape = (num_images, 1, 8, 8)
+    images = torch.randint(low, high, shape, dtype=torch.uint8, generator=chance)
+    return DeviceSplit(images, torch.randint(0, 3, (num_images,), generator=chance))
+
+
+def random_data(num_train: int = 32) -> DeviceData:
+    """Training images are dark and the others bright: a pixel tells where it comes from."""
+    train = split(num_train, seed=1, high=128)
+    probe = DeviceSplit(train.images[:12], train.labels[:12])
+    half = torch.full((1, 1, 1, 1), 0.5)
+    return DeviceData(train, split(20, seed=2, low=128), probe, half, half, num_classes=3)
+
+
+def net(rate: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    layers = (nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), dropout())
+    model = nn.Sequential(*layers, nn.Linear(16, 3))
+    set_rates(model, recipe(sections={"regularization": {"dropout": rate}}).regularization)
+    return model
+
+
+def trainer(
+    how: Recipe,
+    model: nn.Module | None = None,
+    data: DeviceData | None = None,
+    metric: Metric = "validation/accuracy",
+    trial: int = 0,
+) -> Trainer:
+    seeds = TrialSeeds.of(0, trial)
+    return Trainer(model or net(), data or random_data(), how, metric, seeds)
+
+
+def fit(training: Trainer) -> tuple[FitResult, Curves]:
+    curves: Curves = []
+    result = training.fit(lambda _, metrics: curves.append(dict(metrics)))
+    return result, curves
+
+
+def untimed(curves: Curves) -> Curves:
+    return [{k: v for k, v in epoch.items() if not k.endswith("_sec")} for epoch in curves]
