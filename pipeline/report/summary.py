@@ -105,11 +105,14 @@ def _settings(champion: Finalist) -> RenderableType:
 
 
 def _next_steps(champion: Finalist) -> RenderableType:
-    lines = [("see every trial and its curves:  ", _mlflow_line())]
+    """Each command on a line of its own, so that it can be copied whole."""
+    steps = [("see every trial and its curves", _mlflow_line())]
     if champion.registered is not None:
         uri = shlex.quote(champion.registered.uri)
-        lines.append(("score it on the test split:      ", f"regsearch evaluate {uri}"))
-    return Group(*(Text.assemble(text, (command, "bold cyan")) for text, command in lines))
+        steps.append(("score it on the test split", f"regsearch evaluate {uri}"))
+    return Group(
+        *(Text.assemble(f"{text}:\n    ", (command, "bold cyan")) for text, command in steps)
+    )
 
 
 def _mlflow_line() -> str:
