@@ -112,7 +112,14 @@ def _loader(case: Case, splits: Splits, **options: Any) -> DataLoader[tuple[Tens
     ]
     augmentation = _transforms(case.augmentation_settings, splits.image_shape[1])
     dataset = _PilImages(splits.train, transforms.Compose([*augmentation, *to_tensor]))
-    return DataLoader(dataset, case.batch_size, shuffle=True, drop_last=True, **options)
+    return DataLoader(
+        dataset,
+        case.batch_size,
+        shuffle=True,
+        drop_last=True,
+        multiprocessing_context="fork",  # here the default would be spawn: seconds an epoch
+        **options,
+    )
 
 
 def _transforms(settings: AugmentationSettings, side: int) -> list[nn.Module]:

@@ -24,11 +24,11 @@ Adam, the images {images}.
 regsearch chooses threads and precision by measurement, as a study does. It and *tuned* run with
 GOMP_SPINCOUNT=10000, without which OpenMP's idle threads spin in the way of whatever else runs: the
 tutorial's own workers, and other programs. *Tutorial, short spins* is the tutorial with that
-setting; without it, it is timed on a quarter of the images. *Busy* is how many cores other programs
-used before the rounds, the fewest to the most; where it is over 0.5, the row says little."""
+setting. *Busy* is how many cores other programs used before the rounds, the fewest to the most;
+where it is over 0.5, the row says little."""
 
-IMAGES = {16: 4_096, 64: 1_024}
-QUICK_IMAGES = {16: 1_024, 64: 512}
+IMAGES = {16: 7_680, 64: 1_536}
+QUICK_IMAGES = {16: 2_560, 64: 512}
 VALIDATION_IMAGES = 100
 
 

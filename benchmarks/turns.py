@@ -10,11 +10,9 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
-
-import numpy as np
 
 from benchmarks.cases import Case
 from pipeline.datasets import Splits
@@ -28,20 +26,15 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True)
 class Contender:
-    """A loop of `benchmarks.loops`, and the environment that its user runs it in.
-
-    Attributes:
-        share: of the training images, for one whose epochs would take minutes.
-    """
+    """A loop of `benchmarks.loops`, and the environment that its user runs it in."""
 
     loop: str
     environment: Environment
-    share: float = 1.0
 
 
 CONTENDERS = {
     "regsearch": Contender("regsearch", SHORT_SPINS),
-    "tutorial": Contender("tutorial", AS_IT_COMES, share=0.25),
+    "tutorial": Contender("tutorial", AS_IT_COMES),
     "tutorial, short spins": Contender("tutorial", SHORT_SPINS),
     "tuned": Contender("tuned", SHORT_SPINS),
 }
@@ -52,9 +45,7 @@ class Player:
 
     def __init__(self, name: str, case: Case, splits: Splits, seed: int, num_epochs: int) -> None:
         contender = CONTENDERS[name]
-        kept = round(contender.share * len(splits.train))
-        splits = replace(splits, train=splits.train.take(np.arange(kept)))
-        self.num_images = kept // case.batch_size * case.batch_size
+        self.num_images = len(splits.train) // case.batch_size * case.batch_size
         self.connection, child = _SPAWN.Pipe()
         arguments = (child, contender.loop, case, splits, seed, num_epochs)
         self.process = _SPAWN.Process(target=_play, args=arguments)
