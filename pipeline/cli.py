@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from pipeline.errors import UserError, redact
+from pipeline.interrupts import Terminated, interruptible
+from pipeline.secrecy import hide_arguments
 from pipeline.study.storage import DEFAULT_STORAGE
 
 app = typer.Typer(
@@ -27,6 +28,9 @@ app = typer.Typer(
 
 SpaceFile = Annotated[
     Path, typer.Argument(metavar="SPACE.yaml", help="The search space: see search_spaces/.")
+]
+StudyName = Annotated[
+    str | None, typer.Argument(metavar="STUDY", help="A study's name; all of them without it.")
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -42,10 +46,13 @@ Storage = Annotated[
         envvar="REGSEARCH_STORAGE", help="The study's store, as an SQLAlchemy URL.", metavar="URL"
     ),
 ]
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run as Ctrl-C does."""
+Workers = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="Processes that train side by side; auto: one a GPU, or a share of the cores each.",
+    ),
+]
 
 
 @app.command()
@@ -59,7 +66,11 @@ def run(
         typer.Option(help="Start no trial after so many seconds.", metavar="SEC", min=0),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    workers: Workers = "auto",
     assignments: Assignments = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Take wider bounds of the file into its study.")
+    ] = False,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Run a study: baselines first, then what the sampler draws. Run it again to go on."""
@@ -68,17 +79,18 @@ def run(
 
     given = [*(assignments or []), *([] if trials is None else [f"study.trials={trials}"])]
     loaded = load_space(space, given)
+    num_workers = _workers(workers)
     console = Console()
-    signal.signal(signal.SIGTERM, _terminate)
     # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        with console.status("loading torch, Optuna and MLflow ..."):
-            from pipeline.report.summary import summary
-            from pipeline.search import Options, run_search
-        options = Options(device=device, storage=storage, timeout_sec=timeout)
-        with open_view(console, f"regsearch: study {loaded.config.study.name}") as view:
-            outcome = run_search(loaded, options, view)
+        with interruptible():
+            with console.status("loading torch, Optuna and MLflow ..."):
+                from pipeline.report.summary import summary
+                from pipeline.search import Options, run_search
+            options = Options(device, storage, timeout, num_workers, extend)
+            with open_view(console, f"regsearch: study {loaded.config.study.name}") as view:
+                outcome = run_search(loaded, options, view)
     except KeyboardInterrupt as interrupt:
         console.print("stopped; nothing is lost, and the same command goes on")
         raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
@@ -122,19 +134,63 @@ def evaluate(
 
 
 @app.command()
+def status(study: StudyName = None, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Tell where the studies of a store stand, and who is running which trial."""
+    from pipeline.report.status import status_report
+    from pipeline.status import study_statuses
+
+    Console().print(status_report(study_statuses(storage, study)))
+
+
+@app.command()
+def sync(study: StudyName = None, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Bring MLflow up to date with the studies: runs, curves, and the registered models."""
+    from pipeline.progress import open_view
+    from pipeline.report.status import sync_report
+    from pipeline.sync import sync_studies
+
+    console = Console()
+    with open_view(console, "regsearch: sync") as view:
+        results = sync_studies(storage, study, view)
+    console.print(sync_report(results))
+    raise typer.Exit(0 if all(result.complete for result in results) else 1)
+
+
+@app.command()
+def doctor(
+    study: StudyName = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Look for what crashes have left behind: stale trials, open runs, damaged files."""
+    from pipeline.doctor import examine
+    from pipeline.report.status import doctor_report
+
+    findings = examine(storage, study, fix=fix)
+    Console().print(doctor_report(findings, fix=fix))
+    raise typer.Exit(0 if all(finding.fixed for finding in findings) else 1)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="The port to serve on.")] = 5000,
     host: Annotated[str, typer.Option(help="The address to serve on.")] = "127.0.0.1",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name that browsers reach it by; repeatable."),
+    ] = None,
 ) -> None:
     """MLflow's UI on this project's store: the same that plain `mlflow ui` shows."""
+    from pipeline.tracking.ui import server_command
+
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith(("http://", "https://")):
         print(f"MLFLOW_TRACKING_URI names a server already: open {redact(uri)}")
         return
     if uri:  # by the environment, since a process list shows arguments
         os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
-    os.execv(sys.executable, command)
+    command = server_command(host, port, allow or [])
+    os.execv(command[0], command)
 
 
 @app.command()
@@ -145,12 +201,22 @@ def schema() -> None:
     print(json.dumps(space_schema(), indent=2))
 
 
-def _terminate(*_: Any) -> NoReturn:
-    raise Terminated
+def _workers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise UserError(
+            f"`{text}` is no number of workers",
+            where="--workers",
+            rule="auto, or a whole number from 1 to 256",
+            cure="leave the option out to let the machine decide",
+        )
+    return int(text)
 
 
 def main() -> None:
     """The entry point: turns what is raised into a message and an exit code."""
+    hide_arguments()
     try:
         app()
     except UserError as error:

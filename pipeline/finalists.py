@@ -20,11 +20,14 @@ from pipeline.exported_model import ModelInfo
 from pipeline.registry import Registered, register
 from pipeline.statistics import wilson_interval
 from pipeline.study.baselines import BASELINES
-from pipeline.study.ledger import overrides_of, value_of
-from pipeline.training.data import to_device
+from pipeline.study.ledger import Ledger, overrides_of, value_of
+from pipeline.study.storage import file_lock
+from pipeline.tracking import Mirror
+from pipeline.training.data import DeviceData, to_device
 from pipeline.training.loop import predict
 from pipeline.training.precision import resolve_precision
-from pipeline.trial import TrialRunner
+from pipeline.trial import build_seeded
+from pipeline.weights import WeightStore
 
 CHAMPION = "champion"
 
@@ -59,34 +62,62 @@ class Finalist:
         return wilson_interval(self.num_correct, self.num_selection) if self.num_selection else None
 
 
-class Registrar:
-    """Scores the finalists of a study from the weights that were kept, and registers them."""
+AWAY = "MLflow does not answer; `regsearch sync` registers it later"
 
-    def __init__(self, runner: TrialRunner, splits: Splits) -> None:
-        self.runner, self.splits = runner, splits
-        self.device = runner.data.mean.device
+
+class Registrar:
+    """Scores the finalists of a study from the weights that were kept, and registers them.
+
+    Args:
+        config: the study's settings, with the precision that was measured.
+        data, splits: the images, on the device and as they were split.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        ledger: Ledger,
+        weights: WeightStore,
+        data: DeviceData,
+        splits: Splits,
+    ) -> None:
+        self.config, self.ledger, self.weights = config, ledger, weights
+        self.data, self.splits = data, splits
+        self.device = data.mean.device
         self.selection = to_device(splits.selection, self.device)
 
-    def register_all(self) -> list[Finalist]:
+    def register_all(self, mirror: Mirror | None) -> list[Finalist]:
         """The champion first, then the baselines, as far as they are complete.
 
-        They are registered the other way round, so that the champion is the latest version.
+        They are registered the other way round, so that the champion is the latest version. Runs
+        that share a study take turns, so that none registers what another just did.
+
+        Args:
+            mirror: MLflow; None where it is away, and nothing can be registered.
         """
-        ledger = self.runner.ledger
+        ledger = self.ledger
         trials = {CHAMPION: ledger.best()} | {name: ledger.baseline(name) for name in BASELINES}
-        finalists = [self._finalist(a, trial) for a, trial in reversed(trials.items()) if trial]
+        self.weights.folder.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.weights.folder / "registering.lock"):
+            finalists = [
+                self._finalist(alias, trial, mirror)
+                for alias, trial in reversed(trials.items())
+                if trial
+            ]
         return finalists[::-1]
 
-    def _finalist(self, alias: str, trial: FrozenTrial) -> Finalist:
+    def _finalist(self, alias: str, trial: FrozenTrial, mirror: Mirror | None) -> Finalist:
         """A finalist as far as it can be had: a study's result is not lost with one model."""
         finalist = Finalist(alias, trial)
         try:
-            config = self.runner.config.with_overrides(overrides_of(trial))
-            model = self.runner.build(config)
-            model.load_state_dict(self.runner.weights.load(trial.number))
+            config = self.config.with_overrides(overrides_of(trial))
+            model = build_seeded(config, self.data)
+            model.load_state_dict(self.weights.load(trial.number))
             num_correct = self._num_correct(config, model)
             finalist = replace(finalist, num_correct=num_correct, num_selection=len(self.selection))
-            return replace(finalist, registered=self._register(config, model, finalist))
+            if mirror is None:
+                return replace(finalist, problem=AWAY)
+            return replace(finalist, registered=self._register(config, model, finalist, mirror))
         except Exception as error:  # noqa: BLE001 - see above; the summary tells the reason
             reason = redact(f"{type(error).__name__}: {error}").splitlines()[0]
             return replace(finalist, problem=reason)
@@ -96,15 +127,15 @@ class Registrar:
             return 0
         model.to(self.device).to(memory_format=torch.channels_last)
         dtype = resolve_precision(config.training.precision, self.device)
-        data = self.runner.data
-        logits = predict(model, self.selection.images, data.mean, data.std, dtype)
+        logits = predict(model, self.selection.images, self.data.mean, self.data.std, dtype)
         return int((logits.argmax(dim=1) == self.selection.labels).sum())
 
-    def _register(self, config: RunConfig, model: nn.Module, finalist: Finalist) -> Registered:
+    def _register(
+        self, config: RunConfig, model: nn.Module, finalist: Finalist, mirror: Mirror
+    ) -> Registered:
         metrics: dict[str, float] = {config.study.metric: value_of(finalist.trial)}
         if finalist.selection_accuracy is not None:
             metrics["selection/accuracy"] = finalist.selection_accuracy
-        mirror = self.runner.mirror
         return register(
             mirror.client,
             mirror.trial_run_id(finalist.trial.number),

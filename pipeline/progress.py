@@ -19,12 +19,15 @@ from pipeline.settings import Scalar
 from pipeline.words import describe, duration, show_metric
 
 NUM_RECENT = 8
-STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
+STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "cyan"}
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where the study stands: counts of trials, and the best of them (None while there is none)."""
+    """Where the study stands: counts of trials, and the best of them (None while there is none).
+
+    `resumed` counts the attempts that were interrupted or killed, and were or will be taken up.
+    """
 
     target: int
     complete: int
@@ -33,10 +36,15 @@ class Standing:
     metric: str
     best_value: float | None = None
     best_trial: int | None = None
+    resumed: int = 0
 
     @property
     def finished(self) -> int:
         return self.complete + self.pruned
+
+    @property
+    def ended(self) -> int:
+        return self.finished + self.failed
 
     @property
     def best(self) -> str:
@@ -45,7 +53,8 @@ class Standing:
         return f"{show_metric(self.metric, self.best_value)} (trial {self.best_trial})"
 
     def counts(self) -> str:
-        return f"{self.complete} complete, {self.pruned} pruned, {self.failed} failed"
+        resumed = f", {self.resumed} resumed" if self.resumed else ""
+        return f"{self.complete} complete, {self.pruned} pruned, {self.failed} failed{resumed}"
 
 
 class View(AbstractContextManager["View"], Protocol):
@@ -69,7 +78,7 @@ class View(AbstractContextManager["View"], Protocol):
         """A trial's epoch, counted from 1, has been scored."""
 
     def trial_ended(self, number: int, state: str, text: str) -> None:
-        """A trial is COMPLETE, PRUNED or FAIL."""
+        """A trial is COMPLETE, PRUNED or FAIL, or is WAITING for another attempt."""
 
 
 class LogView(View):
@@ -105,7 +114,8 @@ class LogView(View):
         self._print(f"{name}: {describe(params)}")
 
     def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        self._print(f"trial {number}: epoch {epoch}/{self._epochs[number]}: {scores(metrics)}")
+        of = f"/{self._epochs[number]}" if number in self._epochs else ""
+        self._print(f"trial {number}: epoch {epoch}{of}: {scores(metrics)}")
 
     def trial_ended(self, number: int, state: str, text: str) -> None:
         self._print(f"trial {number}: {state}: {text}")
@@ -163,7 +173,8 @@ class LiveView(View):
         self._running[number] = _Running(name, params, num_epochs)
 
     def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        self._running[number].epoch, self._running[number].metrics = epoch, metrics
+        if number in self._running:  # else its start was before this run's
+            self._running[number].epoch, self._running[number].metrics = epoch, metrics
 
     def trial_ended(self, number: int, state: str, text: str) -> None:
         running = self._running.pop(number, None)

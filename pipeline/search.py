@@ -1,49 +1,59 @@
-"""A whole study: images, store and MLflow are opened, trials are run, the winner is registered."""
+"""A whole study: images, store and MLflow are opened, workers train, the winner is registered."""
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import mlflow
-import optuna
 import torch
-import yaml
 from optuna.trial import TrialState
 
-from pipeline.calibration import Calibration, Precision, calibrate
 from pipeline.config import RunConfig
 from pipeline.config.space_file import Space
+from pipeline.coordinator import Coordinator, standing
 from pipeline.datasets import Splits, load_splits
-from pipeline.errors import UserError
+from pipeline.events import StudyEnded, StudyStarted, StudyStatus, now_ms
 from pipeline.finalists import Finalist, Registrar
+from pipeline.journal import JournalReader, JournalWriter, journal_folder
+from pipeline.mirroring import agree, open_mirror
 from pipeline.models import build_model
+from pipeline.presence import present
 from pipeline.progress import Standing, View
-from pipeline.seeding import TrialSeeds
 from pipeline.study.ledger import Ledger
+from pipeline.study.record import remember
 from pipeline.study.storage import DEFAULT_STORAGE, open_storage
-from pipeline.tracking import DatasetInfo, Mirror
+from pipeline.tracking import Mirror
 from pipeline.tracking import Report as DeliveryReport
-from pipeline.tracking.updates import RunStatus
 from pipeline.training.data import DeviceData
-from pipeline.training.loop import Trainer
-from pipeline.trial import TrialRunner, Verdict
 from pipeline.weights import WeightStore
+from pipeline.workers.plan import Plan, make_plan, resolve_devices
+from pipeline.workers.pool import Pool
+from pipeline.workers.worker import Job
 
-FLUSH_SEC = 30.0
+FLUSH_SEC = 60.0
+AWAY_SEC = 5.0
+"""How long an MLflow that does not answer is waited for at the end."""
+LOGS = Path("mlruns/logs")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as far as it doesn't change what is found."""
+    """How to run, as far as it doesn't change what is found.
+
+    Attributes:
+        num_workers: processes that train side by side; None for as many as suit the machine.
+        extend: take changes of the space file that leave the study's trials valid.
+    """
 
     device: str = "auto"
     storage: str = DEFAULT_STORAGE
     timeout_sec: float | None = None
+    num_workers: int | None = None
+    extend: bool = False
 
 
 @dataclass
@@ -69,156 +79,110 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
 
     Raises:
         UserError: bad images, device, store or settings, before any trial.
-        KeyboardInterrupt: when interrupted; the running trial was given back to the study.
+        KeyboardInterrupt: when interrupted; the running trials were given back to the study.
     """
     started = time.monotonic()
     config = space.config
-    device = resolve_device(options.device)
+    devices = resolve_devices(options.device)
     splits = load_splits(config.data, config.study.seed, view.loading)
     build_model(config.model, config.regularization, splits.image_shape, splits.num_classes)
-    ledger = Ledger(config, open_storage(options.storage))
+    ledger = Ledger(config, open_storage(options.storage), extend=options.extend)
     ledger.require_same_data(splits.digest)
-    data = DeviceData.from_splits(splits, device, config.study.seed)
-    trained = _calibrated(config, data, ledger) if device.type == "cpu" else config
-    mirror = Mirror.open(
-        config.study.name,
-        ledger.uuid,
-        _dataset_info(config, splits),
-        artifacts={"space.yaml": space.text, "settings.yaml": _dump(config)},
-        tags=_tags(trained, device),
-    )
-    status: RunStatus = "FAILED"
-    try:
-        runner = TrialRunner(trained, data, ledger, mirror, WeightStore(ledger.uuid), view)
-        outcome = Outcome(config, standing(ledger))
-        _run_trials(runner, options.timeout_sec, outcome)
-        mirror.flush(FLUSH_SEC)
-        outcome.finalists = Registrar(runner, splits).register_all()
-        status = "FAILED" if outcome.too_many_failures else "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        mirror.end_study(status)
-        delivery = mirror.close()
-    outcome.delivery, outcome.standing = delivery, standing(ledger)
+    for line in ledger.extended:
+        view.note(f"the study takes up {line}")
+    data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
+    plan = make_plan(config, data, ledger, devices, options.num_workers)
+    for line in remember(ledger, space, _dataset(config, splits), _tags(plan)):
+        view.note(line)
+    mirror = open_mirror(ledger)
+    status: StudyStatus = "FAILED"
+    patience_sec = AWAY_SEC
+    with present(ledger.uuid), closing(JournalWriter(journal_folder(ledger.uuid))) as journal:
+        try:
+            journal.put(StudyStarted(now_ms()))
+            outcome = _train(ledger, plan, options, journal, view)
+            weights = WeightStore(ledger.uuid)
+            registrar = Registrar(plan.config, ledger, weights, data, splits)
+            in_touch = _deliver(mirror)
+            if in_touch:
+                agree(ledger, mirror)
+            outcome.finalists = registrar.register_all(mirror if in_touch else None)
+            status = "FAILED" if outcome.too_many_failures else "FINISHED"
+        except KeyboardInterrupt:
+            status, patience_sec = "KILLED", AWAY_SEC / 2
+            raise
+        finally:
+            journal.put(StudyEnded(status, now_ms()))
+            delivery = mirror.close(patience_sec)
+    outcome.delivery = delivery
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
-def _run_trials(runner: TrialRunner, timeout_sec: float | None, outcome: Outcome) -> None:
-    """Claim and run trials until the budget or the time is used up, or too many have failed."""
-    ledger, mirror, view = runner.ledger, runner.mirror, runner.view
-    for number in ledger.requeue_dead():
-        mirror.end_trial(number, "FAIL", "its process died")
-        view.note(f"trial {number}: its process died; it is queued once more")
-    deadline = math.inf if timeout_sec is None else time.monotonic() + timeout_sec
-    failures_in_row = 0
-    view.study(standing(ledger))
-    while time.monotonic() < deadline:
-        claim = ledger.claim()
-        if claim is None:
-            return
-        verdict = runner.run(claim)
-        now = standing(ledger)
-        view.trial_ended(claim.number, verdict.state, _ending(verdict))
-        view.study(now)
-        mirror.log_study(now.finished, _study_metrics(now))
-        failures_in_row = failures_in_row + 1 if verdict.state == "FAIL" else 0
-        if failures_in_row >= ledger.config.study.max_consecutive_failures:
-            outcome.too_many_failures = verdict.reason
-            return
-    outcome.timed_out = True
-
-
-def _calibrated(config: RunConfig, data: DeviceData, ledger: Ledger) -> RunConfig:
-    """The settings with the precision that suits this processor; its threads are set."""
-
-    def recipe(precision: Precision) -> Trainer:
-        chosen = config.with_overrides({"training.precision": precision})
-        model = build_model(config.model, config.regularization, data.image_shape, data.num_classes)
-        seeds = TrialSeeds.of(config.study.seed, 0)
-        return Trainer(model, data, chosen, config.study.metric, seeds)
-
-    calibration = Calibration(**ledger.fixed("calibration", lambda: calibrate(recipe).to_dict()))
-    torch.set_num_threads(calibration.threads)
-    if config.training.precision != "auto":
-        return config
-    return config.with_overrides({"training.precision": calibration.precision})
-
-
-def standing(ledger: Ledger) -> Standing:
-    """The study's counts and its best value, from its store."""
-    states = [trial.state for trial in ledger.trials()]
-    best = ledger.best()
-    return Standing(
-        target=ledger.config.study.trials,
-        complete=states.count(TrialState.COMPLETE),
-        pruned=states.count(TrialState.PRUNED),
-        failed=states.count(TrialState.FAIL),
-        metric=ledger.config.study.metric,
-        best_value=None if best is None else best.value,
-        best_trial=None if best is None else best.number,
-    )
-
-
-def resolve_device(device: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:i` as a device that is there.
-
-    Raises:
-        UserError: for another word, or a GPU that this machine doesn't have.
-    """
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = ["cpu", *(["cuda"] if available else []), *(f"cuda:{i}" for i in range(available))]
-    if device == "auto":
-        return torch.device("cuda" if available else "cpu")
-    if device not in names:
-        raise UserError(
-            f"there is no device {device!r} on this machine",
-            where="--device",
-            rule=f"one of auto, {', '.join(names)}",
-            cure="leave the option out to use the best there is",
+def _train(
+    ledger: Ledger, plan: Plan, options: Options, journal: JournalWriter, view: View
+) -> Outcome:
+    """Have the workers claim and run trials until the budget or the time is used up, or too many
+    fail in a row."""
+    ledger_failed = tuple(trial.number for trial in ledger.trials(TrialState.FAIL))
+    limit = options.timeout_sec
+    deadline = math.inf if limit is None else time.time() + limit
+    reader = JournalReader(journal_folder(ledger.uuid))
+    reader.skip_to_end()
+    jobs = [
+        Job(
+            name=f"worker {index + 1}",
+            config=ledger.config,
+            trained=plan.config,
+            storage=options.storage,
+            device=device,
+            threads=plan.threads,
+            deadline=deadline,
+            forgiven=ledger_failed,
+            log=LOGS / ledger.uuid / f"worker-{index + 1}.log",
         )
-    return torch.device(device)
+        for index, device in enumerate(plan.devices)
+    ]
+    over = ledger.is_over()
+    Coordinator(ledger, Pool([] if over else jobs), journal, reader, view).watch()
+    outcome = Outcome(ledger.config, standing(ledger))
+    failures = ledger.failures_in_a_row(ledger_failed)
+    if len(failures) >= ledger.config.study.max_consecutive_failures:
+        outcome.too_many_failures = str(failures[-1].user_attrs.get("regsearch.reason", ""))
+    outcome.timed_out = not outcome.too_many_failures and not ledger.is_over()
+    return outcome
 
 
-def _ending(verdict: Verdict) -> str:
-    return verdict.reason if verdict.value is None else f"{verdict.value:.4f}, {verdict.reason}"
+def _deliver(mirror: Mirror) -> bool:
+    """Wait until MLflow has taken all; only briefly, while it does not answer."""
+    return _within(FLUSH_SEC, lambda: mirror.flush(AWAY_SEC), lambda: mirror.answers())
 
 
-def _study_metrics(now: Standing) -> Mapping[str, float]:
-    counts = {
-        "trials/complete": float(now.complete),
-        "trials/pruned": float(now.pruned),
-        "trials/failed": float(now.failed),
-    }
-    best = {} if now.best_value is None else {f"best/{now.metric}": now.best_value}
-    return counts | best
+def _within(seconds: float, attempt: Callable[[], bool], worthwhile: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not attempt():
+        if time.monotonic() > deadline or not worthwhile():
+            return False
+    return True
 
 
-def _dataset_info(config: RunConfig, splits: Splits) -> DatasetInfo:
+def _dataset(config: RunConfig, splits: Splits) -> dict[str, object]:
     sizes = {name: len(getattr(splits, name)) for name in ("train", "validation", "selection")}
-    return DatasetInfo(
-        name=config.data.kind,
-        digest=splits.digest,
-        source=config.data.model_dump(mode="json"),
-        profile={**sizes, "image_shape": splits.image_shape, "num_classes": splits.num_classes},
-    )
-
-
-def _tags(config: RunConfig, device: torch.device) -> dict[str, str]:
-    """What else a result depends on: metric, device, versions."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    versions |= {"optuna": optuna.__version__, "mlflow": mlflow.__version__}
     return {
-        "regsearch.metric": config.study.metric,
-        "regsearch.device": gpu or str(device),
-        "regsearch.threads": str(torch.get_num_threads()),
-        "regsearch.precision": config.training.precision,
-        "regsearch.versions": json.dumps(versions),
+        "name": config.data.kind,
+        "digest": splits.digest,
+        "source": config.data.model_dump(mode="json"),
+        "profile": {**sizes, "image_shape": splits.image_shape, "num_classes": splits.num_classes},
     }
 
 
-def _dump(config: RunConfig) -> str:
-    return yaml.safe_dump(config.resolved(), sort_keys=False)
+def _tags(plan: Plan) -> dict[str, str]:
+    """What else a result depends on."""
+    device = plan.devices[0]
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
+    return {
+        "regsearch.metric": plan.config.study.metric,
+        "regsearch.device": gpu or device,
+        "regsearch.threads": str(plan.threads or torch.get_num_threads()),
+        "regsearch.precision": plan.config.training.precision,
+    }

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import errno
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from pipeline.checkpoints import CheckpointStore
 from pipeline.config import RunConfig
 from pipeline.errors import UserError, redact
+from pipeline.events import (
+    EpochEnded,
+    Event,
+    Note,
+    TrialEnded,
+    TrialRequeued,
+    TrialStarted,
+    now_ms,
+)
+from pipeline.journal import JournalWriter
 from pipeline.models import build_model
-from pipeline.progress import View
 from pipeline.seeding import TrialSeeds
-from pipeline.study.ledger import Claim, Ledger
-from pipeline.tracking import Mirror, TrialState
+from pipeline.state_file import DamagedFileError
+from pipeline.study.claim import Claim
+from pipeline.study.ledger import Ledger
+from pipeline.study.store import ClaimLostError
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer
+from pipeline.training.resuming import OtherTrainingError
 from pipeline.weights import WeightStore
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a trial ended; `value` is the metric of its best epoch."""
+    """How a trial ended; `value` is the metric of its best epoch.
 
-    state: TrialState
+    LOST: another worker has it by now, and this one's result was dropped.
+    """
+
+    state: Literal["COMPLETE", "PRUNED", "FAIL", "LOST"]
     value: float | None = None
     reason: str = ""
 
@@ -36,82 +55,147 @@ class Pruned(Exception):  # noqa: N818 - not an error
 
 
 class TrialRunner:
-    """Runs the claimed trials of a study, one after the other, on one device."""
+    """Runs the claimed trials of a study, one after the other, on one device.
+
+    Args:
+        config: the study's settings, as all trials share them.
+        data: the images, on the device.
+        journal: where it is written what happens, before the store is told.
+        worker: this worker's name.
+    """
 
     def __init__(
         self,
         config: RunConfig,
         data: DeviceData,
         ledger: Ledger,
-        mirror: Mirror,
+        journal: JournalWriter,
+        checkpoints: CheckpointStore,
         weights: WeightStore,
-        view: View,
+        worker: str,
     ) -> None:
         self.config, self.data, self.ledger = config, data, ledger
-        self.mirror, self.weights, self.view = mirror, weights, view
+        self.journal, self.checkpoints, self.weights = journal, checkpoints, weights
+        self.worker = worker
 
     def run(self, claim: Claim) -> Verdict:
-        """Train, report every epoch, and settle the trial in the store and in MLflow.
+        """Train, report every epoch, and settle the trial in the store.
 
         Raises:
             KeyboardInterrupt: after the trial has been given back to the study.
         """
-        self.mirror.start_trial(claim.number, claim.params, _tags(claim), name=claim.name)
         try:
             verdict = self._train(claim)
-        except Pruned as pruned:
-            verdict = Verdict("PRUNED", reason=str(pruned))
+            self._settle(claim, verdict)
         except KeyboardInterrupt:
-            self.ledger.give_back(claim, "interrupted")
-            self.mirror.end_trial(claim.number, "FAIL", "interrupted")
+            self._give_back(claim)
             raise
-        except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a state
-            verdict = Verdict("FAIL", reason=failure_reason(error))
+        except ClaimLostError as lost:
+            return Verdict("LOST", reason=str(lost))
         if verdict.state == "FAIL" and torch.cuda.is_available():
             torch.cuda.empty_cache()  # here, where the error no longer holds the net
-        self._settle(claim, verdict)
         return verdict
 
     def _train(self, claim: Claim) -> Verdict:
+        try:
+            return self._fit(claim)
+        except Pruned as pruned:
+            return Verdict("PRUNED", reason=str(pruned))
+        except ClaimLostError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a state
+            return Verdict("FAIL", reason=failure_reason(error))
+
+    def _fit(self, claim: Claim) -> Verdict:
         config = self.config.with_overrides(claim.overrides)
-        seeds = TrialSeeds.of(self.config.study.seed, claim.lineage)
-        model = self.build(config, seeds.init)
-        trainer = Trainer(model, self.data, config, config.study.metric, seeds)
-        self.view.trial_started(claim.number, claim.name, claim.params, config.training.epochs)
+        state = self._checkpoint(claim)
+        self.journal.put(self._started(claim, config.training.epochs, state))
+        trainer = self._trainer(claim, config, state)
+        saved_at = time.monotonic()
 
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
-            self.mirror.log_epoch(claim.number, epoch, metrics)
-            self.view.epoch_ended(claim.number, epoch, metrics)
-            if claim.report(epoch, metrics[config.study.metric]):
+            nonlocal saved_at
+            self.journal.put(EpochEnded(claim.number, claim.attempt, epoch, metrics, now_ms()))
+            if self.ledger.report(claim, epoch, metrics[config.study.metric]):
                 raise Pruned(f"pruned after epoch {epoch}")
+            if time.monotonic() - saved_at >= self.config.study.checkpoint_sec:
+                self.checkpoints.save(claim.number, trainer.state_dict())
+                saved_at = time.monotonic()
 
         result = trainer.fit(report)
         value = result.metrics[config.study.metric]
-        self._keep(claim, value, model)
+        if claim.baseline is not None or self.ledger.would_be_kept(value):
+            self.weights.save(claim.number, trainer.model)  # before the store calls it complete
         return Verdict("COMPLETE", value, _ending(result))
 
-    def build(self, config: RunConfig, seed: int | None = None) -> nn.Module:
-        """The network of these settings, initialised from `seed`."""
-        if seed is not None:
-            torch.manual_seed(seed)
-        return build_model(
-            config.model, config.regularization, self.data.image_shape, self.data.num_classes
-        )
+    def _trainer(self, claim: Claim, config: RunConfig, state: dict[str, Any] | None) -> Trainer:
+        """The trial's training, from its start or from a saved state."""
+        seeds = TrialSeeds.of(self.config.study.seed, claim.number)
+        model = build_seeded(config, self.data, seeds.init)
+        trainer = Trainer(model, self.data, config, config.study.metric, seeds)
+        if state is None:
+            return trainer
+        try:
+            trainer.load_state_dict(state)
+        except OtherTrainingError as other:  # of another version: this one can't go on from it
+            self.note(f"{claim.name}: {other}; it starts from zero")
+            return self._trainer(claim, config, None)
+        return trainer
 
-    def _keep(self, claim: Claim, value: float, model: nn.Module) -> None:
-        """Save the weights of a baseline or of a new best, before the store calls it complete."""
-        if claim.baseline is not None or self.ledger.would_be_best(value):
-            self.weights.save(claim.number, model)
+    def _checkpoint(self, claim: Claim) -> dict[str, Any] | None:
+        """What an earlier attempt has saved; None where there is nothing, or nothing whole."""
+        try:
+            return self.checkpoints.load(claim.number) if claim.attempt > 1 else None
+        except DamagedFileError as damaged:
+            self.note(f"{claim.name}: {damaged}; it starts from zero")
+            self.checkpoints.remove(claim.number)
+            return None
 
     def _settle(self, claim: Claim, verdict: Verdict) -> None:
-        if verdict.value is not None:
+        """The store first, since it decides; then the journal, and the files that are no longer
+        needed."""
+        if verdict.state == "COMPLETE" and verdict.value is not None:
             self.ledger.complete(claim, verdict.value)
-            self.weights.keep_only(self.ledger.trials_to_keep())
+            needed = cache(self.ledger.needs_weights)  # asked once, after the files were listed
+            self.weights.keep_only(lambda number: needed()(number))
         elif verdict.state == "PRUNED":
             self.ledger.prune(claim)
         else:
             self.ledger.fail(claim, verdict.reason)
-        self.mirror.end_trial(claim.number, verdict.state, verdict.reason or None)
+        self.journal.put(_ended(claim, verdict))
+        self.checkpoints.remove(claim.number)
+
+    def _give_back(self, claim: Claim) -> None:
+        try:
+            self.ledger.give_back(claim, "interrupted")
+        except ClaimLostError:
+            return  # it was settled, or taken, in the moment of the interruption
+        self.journal.put(TrialRequeued(claim.number, claim.attempt, "interrupted", now_ms()))
+
+    def note(self, text: str) -> None:
+        """A line for the people who watch."""
+        self.journal.put(Note(text, now_ms()))
+
+    def _started(self, claim: Claim, num_epochs: int, state: dict[str, Any] | None) -> Event:
+        tags = {} if claim.baseline is None else {"regsearch.baseline": str(claim.baseline)}
+        resumed = {} if state is None else {"regsearch.resumed_after_epoch": str(state["epoch"])}
+        return TrialStarted(
+            trial=claim.number,
+            attempt=claim.attempt,
+            worker=self.worker,
+            name=claim.name,
+            params=claim.params,
+            num_epochs=num_epochs,
+            time_ms=now_ms(),
+            tags=tags | resumed,
+        )
+
+
+def build_seeded(config: RunConfig, data: DeviceData, seed: int | None = None) -> nn.Module:
+    """The network of these settings for this data, initialised from `seed`."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    return build_model(config.model, config.regularization, data.image_shape, data.num_classes)
 
 
 def failure_reason(error: Exception) -> str:
@@ -119,7 +203,7 @@ def failure_reason(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out of memory: a smaller batch or model needs less"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "disk full: the weights could not be saved"
+        return "disk full: the checkpoint or the weights could not be saved"
     if isinstance(error, NonFiniteLossError | UserError):
         return redact(str(error))
     trace = "".join(traceback.format_exception(error))
@@ -131,7 +215,8 @@ def _ending(result: FitResult) -> str:
     return f"best epoch {result.best_epoch} of {result.num_epochs_allowed}{stopped}"
 
 
-def _tags(claim: Claim) -> dict[str, str]:
-    tags = {} if claim.baseline is None else {"regsearch.baseline": str(claim.baseline)}
-    retry = {"regsearch.retry_of": str(claim.lineage)} if claim.lineage != claim.number else {}
-    return tags | retry
+def _ended(claim: Claim, verdict: Verdict) -> Event:
+    assert verdict.state != "LOST", "a lost claim settles nothing"
+    return TrialEnded(
+        claim.number, claim.attempt, verdict.state, verdict.reason, verdict.value, now_ms()
+    )

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,28 @@ from optuna.trial import TrialState
 
 from pipeline.errors import UserError
 from pipeline.study.baselines import baselines
-from pipeline.study.ledger import LINEAGE, OWNER, REASON, Ledger, overrides_of
+from pipeline.study.claim import Claim
+from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
+from pipeline.study.store import (
+    HISTORY,
+    MAX_FRUITLESS_ATTEMPTS,
+    OWNER,
+    REASON,
+    ClaimLostError,
+)
 from tests.spaces import TINY, tiny_config
 
 
-def open_ledger(folder: Path, *assignments: str, text: str = TINY) -> Ledger:
-    storage = open_storage(f"sqlite:///{folder}/optuna.db")
-    return Ledger(tiny_config(folder, *assignments, text=text), storage)
+def open_ledger(folder: Path, *assignments: str, text: str = TINY, extend: bool = False) -> Ledger:
+    store = open_storage(f"sqlite:///{folder}/optuna.db")
+    return Ledger(tiny_config(folder, *assignments, text=text), store, extend=extend)
+
+
+def claimed(ledger: Ledger) -> Claim:
+    claim = ledger.claim()
+    assert claim is not None
+    return claim
 
 
 def test_the_baselines_come_first_with_their_true_settings(tmp_path: Path) -> None:
@@ -78,7 +93,7 @@ def test_the_budget_counts_complete_and_pruned_trials_over_all_runs(tmp_path: Pa
         if end == "complete":
             ledger.complete(claim, 0.5)
         elif end == "prune":
-            claim.trial.report(0.1, 1)
+            ledger.report(claim, 1, 0.1)
             ledger.prune(claim)
         else:
             ledger.fail(claim, "a reason")
@@ -131,23 +146,28 @@ def test_the_best_trial_follows_the_metrics_direction(
 ) -> None:
     ledger = open_ledger(tmp_path, f"study.metric=validation/{metric}")
     for value in (0.5, 0.9, 0.2):
-        claim = ledger.claim()
-        assert claim is not None
-        ledger.complete(claim, value)
+        ledger.complete(claimed(ledger), value)
     found = ledger.best()
     assert found is not None
     assert found.value == best
-    assert set(ledger.trials_to_keep()) == {0, 1, found.number}  # the baselines are 0 and 1
 
 
 def test_baselines_are_never_pruned(tmp_path: Path) -> None:
     rule = "pruner: {kind: threshold, lower: 0.9, warmup_epochs: 0}"
     ledger = open_ledger(tmp_path, text=TINY.replace("pruner: {kind: none}", rule))
-    first, _, third = ledger.claim(), ledger.claim(), ledger.claim()
-    assert first
-    assert third
-    assert first.report(1, 0.1) is False
-    assert third.report(1, 0.1) is True
+    first, _, third = claimed(ledger), claimed(ledger), claimed(ledger)
+    assert ledger.report(first, 1, 0.1) is False
+    assert ledger.report(third, 1, 0.1) is True
+
+
+def test_a_pruned_trials_value_is_its_last_report(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    claim = claimed(ledger)
+    ledger.report(claim, 1, 0.4)
+    ledger.report(claim, 2, 0.3)
+    ledger.prune(claim)
+    (trial,) = ledger.trials(TrialState.PRUNED)
+    assert (trial.value, trial.intermediate_values) == (0.3, {1: 0.4, 2: 0.3})
 
 
 def test_a_restarted_study_does_not_draw_its_first_points_again(tmp_path: Path) -> None:
@@ -159,16 +179,19 @@ def test_a_restarted_study_does_not_draw_its_first_points_again(tmp_path: Path) 
     assert len(set(drawn[2:])) == 2
 
 
-def test_a_killed_processes_trial_is_queued_once_more(tmp_path: Path) -> None:
-    """Its retry has the same parameters and, by its lineage, the same seeds."""
-    code = (
-        "import sys; from pathlib import Path; from tests.test_ledger import open_ledger\n"
-        "ledger = open_ledger(Path(sys.argv[1]))\n"
-        "claims = [ledger.claim() for _ in range(3)]\n"
-        "print('claimed', flush=True); sys.stdin.read()"
-    )
+CLAIM_THREE = (
+    "import sys; from pathlib import Path; from tests.test_ledger import open_ledger\n"
+    "ledger = open_ledger(Path(sys.argv[1]))\n"
+    "claims = [ledger.claim() for _ in range(3)]\n"
+    "[ledger.report(claim, 1, 0.25) for claim in claims[1:]]\n"
+    "print('claimed', flush=True); sys.stdin.read()"
+)
+
+
+def test_a_killed_processes_trials_wait_again_under_their_numbers(tmp_path: Path) -> None:
+    """With the same parameters, the epochs that were reported, and one attempt more."""
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)],
+        [sys.executable, "-c", CLAIM_THREE, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[1],
@@ -177,67 +200,194 @@ def test_a_killed_processes_trial_is_queued_once_more(tmp_path: Path) -> None:
     assert process.stdin is not None
     assert process.stdout.readline() == b"claimed\n"
     ledger = open_ledger(tmp_path)
-    assert ledger.requeue_dead() == []  # it is alive
+    before = [trial.params for trial in ledger.trials()]
+    assert ledger.sweep() == []  # it is alive
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdin.close()
     process.stdout.close()
-    assert ledger.requeue_dead() == [0, 1, 2]
-    assert ledger.requeue_dead() == []
-    retries = [claim for claim in (ledger.claim() for _ in range(3)) if claim]
-    assert [claim.lineage for claim in retries] == [0, 1, 2]
-    assert [claim.baseline for claim in retries] == ["unregularized", "recipe", None]
-    dead = ledger.trials(TrialState.FAIL)
-    assert [claim.trial.params for claim in retries] == [trial.params for trial in dead]
-    assert [overrides_of(trial) for trial in dead] == [claim.overrides for claim in retries]
+    assert [(s.number, s.attempt, s.state.name) for s in ledger.sweep()] == [
+        (0, 1, "WAITING"),
+        (1, 1, "WAITING"),
+        (2, 1, "WAITING"),
+    ]
+    assert ledger.sweep() == []
+    again = [claimed(ledger) for _ in range(3)]
+    assert [claim.number for claim in again] == [0, 1, 2]
+    assert [claim.baseline for claim in again] == ["unregularized", "recipe", None]
+    assert [claim.attempt for claim in again] == [2, 2, 2]
+    assert [claim.reported_epochs for claim in again] == [0, 1, 1]
+    assert [claim.trial.params for claim in again] == before
+    assert len(ledger.trials()) == 3
+    (ended,) = ledger.trials()[2].user_attrs[HISTORY]
+    assert (ended["attempt"], ended["end"], ended["epoch"]) == (1, "its process died", 1)
 
 
-def test_a_retry_of_a_retry_keeps_the_first_number(tmp_path: Path) -> None:
+def test_who_lost_a_claim_cannot_report_or_settle_it(tmp_path: Path) -> None:
+    """Such as a worker that was frozen, and found stale; the new owner goes on undisturbed."""
     ledger = open_ledger(tmp_path)
-    for _ in range(3):
-        claim = ledger.claim()
-        assert claim is not None
-        if claim.number > 0:
-            break
-        ledger.give_back(claim, "interrupted")
-    queued = ledger.trials(TrialState.WAITING)[-1]
-    assert queued.user_attrs[LINEAGE] == 0
+    late = claimed(ledger)
+    ledger.give_back(late, "its worker was not heard of for 60 s")
+    new = claimed(ledger)
+    assert (new.number, new.attempt) == (late.number, 2)
+    for act in (
+        lambda: ledger.report(late, 1, 0.99),
+        lambda: ledger.complete(late, 0.99),
+        lambda: ledger.fail(late, "?"),
+        lambda: ledger.give_back(late, "?"),
+    ):
+        with pytest.raises(ClaimLostError):
+            act()
+    ledger.report(new, 1, 0.5)
+    ledger.complete(new, 0.5)
+    with pytest.raises(ClaimLostError):
+        ledger.complete(late, 0.99)
+    (trial,) = ledger.trials(TrialState.COMPLETE)
+    assert (trial.value, trial.intermediate_values) == (0.5, {1: 0.5})
+
+
+def test_what_was_settled_is_settled_once(tmp_path: Path) -> None:
+    """The reply to a verdict may be lost with a connection, and the verdict told again."""
+    ledger = open_ledger(tmp_path)
+    claim = claimed(ledger)
+    ledger.complete(claim, 0.5)
+    ledger.complete(claim, 0.5)
+    assert [t.value for t in ledger.trials(TrialState.COMPLETE)] == [0.5]
+
+
+def test_a_lost_reply_to_a_claim_takes_no_second_trial(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    first = ledger.store.claim(ledger.id, 4, "token")
+    assert ledger.store.claim(ledger.id, 4, "token") == first
+    assert ledger.store.claim(ledger.id, 4, "another") != first
+
+
+def test_running_trials_count_towards_the_budget_until_they_fail(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)  # 4 trials
+    claims = [claimed(ledger) for _ in range(4)]
+    assert ledger.claim() is None
+    assert not ledger.is_over()
+    ledger.fail(claims[0], "a reason")
+    assert claimed(ledger).number == 4
+    assert ledger.claim() is None
+
+
+def test_a_silent_owner_is_swept_and_a_beating_one_is_not(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, "study.grace_sec=2.0")
+    silent, beating = claimed(ledger), claimed(ledger)
+    ledger.held = (silent.trial._trial_id, silent.owner)
+    until = time.monotonic() + 3.5
+    while time.monotonic() < until:
+        ledger.store.beat(beating.trial._trial_id, beating.owner)
+        time.sleep(0.2)
+    (swept,) = ledger.sweep()
+    assert swept.number == silent.number
+    assert "not heard of" in swept.reason
+
+
+def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    for attempt in range(1, MAX_FRUITLESS_ATTEMPTS + 1):
+        claim = claimed(ledger)
+        assert (claim.number, claim.attempt) == (0, attempt)
+        ledger.give_back(claim, "its process died")
+    (failed,) = ledger.trials(TrialState.FAIL)
+    assert "10 attempts ended without a new epoch" in failed.user_attrs[REASON]
+
+
+def test_a_trial_that_gets_further_each_time_is_never_given_up(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    for epoch in range(1, 2 * MAX_FRUITLESS_ATTEMPTS):
+        claim = claimed(ledger)
+        assert claim.number == 0
+        ledger.report(claim, epoch, 0.5)
+        ledger.give_back(claim, "its process died")
+    assert ledger.trials(TrialState.FAIL) == []
+
+
+def test_a_resumed_trial_is_not_pruned_at_an_epoch_that_it_has_passed(tmp_path: Path) -> None:
+    rule = "pruner: {kind: threshold, lower: 0.9, warmup_epochs: 0}"
+    ledger = open_ledger(tmp_path, text=TINY.replace("pruner: {kind: none}", rule))
+    claims = [claimed(ledger) for _ in range(3)]
+    ledger.report(claims[2], 1, 0.95)
+    ledger.report(claims[2], 2, 0.95)
+    ledger.give_back(claims[2], "interrupted")
+    again = claimed(ledger)
+    assert again.reported_epochs == 2
+    assert ledger.report(again, 2, 0.1) is False
+    assert ledger.report(again, 3, 0.1) is True
 
 
 def test_a_baseline_that_failed_is_tried_once_more_in_the_next_run(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     for _ in range(2):
-        claim = ledger.claim()
-        assert claim
-        ledger.fail(claim, "the GPU was busy")
+        ledger.fail(claimed(ledger), "the GPU was busy")
     assert ledger.baseline("unregularized") is None
     again = open_ledger(tmp_path)
-    retries = [claim for claim in (again.claim(), again.claim()) if claim]
+    retries = [claimed(again), claimed(again)]
     assert [claim.baseline for claim in retries] == ["unregularized", "recipe"]
-    assert [claim.lineage for claim in retries] == [0, 1]
+    assert [claim.number for claim in retries] == [2, 3]
     again.complete(retries[0], 0.5)
     again.complete(retries[1], 0.6)
-    third = open_ledger(tmp_path).claim()
-    assert third
-    assert third.baseline is None
+    assert claimed(open_ledger(tmp_path)).baseline is None
 
 
 def test_a_pid_that_came_again_is_not_the_same_process(tmp_path: Path) -> None:
     """In a container every run is process 1."""
     ledger = open_ledger(tmp_path)
-    claim = ledger.claim()
-    assert claim
-    owner = claim.trial.user_attrs[OWNER]
-    assert ledger.requeue_dead() == []
-    host, pid, start = owner.rsplit(":", 2)
-    claim.trial.set_user_attr(OWNER, f"{host}:{pid}:{int(start) - 1}")
-    assert ledger.requeue_dead() == [0]
-    assert ledger.trials(TrialState.FAIL)[0].user_attrs[REASON] == "its process died"
+    claim = claimed(ledger)
+    assert ledger.sweep() == []
+    machine, pid, start, token = claim.owner.rsplit("|", 3)
+    other = "|".join([machine, pid, str(int(start) - 1), token])
+    ledger.store.set_trial_user_attr(claim.trial._trial_id, OWNER, other)
+    assert [swept.reason for swept in ledger.sweep()] == ["its process died"]
+
+
+def test_a_process_of_another_machine_is_not_called_dead(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    claim = claimed(ledger)
+    _, namespace, _, start, token = claim.owner.split("|")
+    elsewhere = "|".join(["elsewhere", namespace, "999999999", start, token])
+    ledger.store.set_trial_user_attr(claim.trial._trial_id, OWNER, elsewhere)
+    assert ledger.sweep() == []
+
+
+def test_failures_in_a_row_are_those_since_a_trial_was_finished(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, "study.trials=9")
+    for end in ("fail", "fail", "complete", "fail", "fail"):
+        claim = claimed(ledger)
+        if end == "fail":
+            ledger.fail(claim, end)
+        else:
+            ledger.complete(claim, 0.5)
+    assert [trial.number for trial in ledger.failures_in_a_row()] == [3, 4]
+    assert [trial.number for trial in ledger.failures_in_a_row(forgiven=(3,))] == [4]
+
+
+def test_the_best_five_and_the_baselines_keep_their_weights(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, "study.trials=12")
+    values = (0.1, 0.2, 0.9, 0.3, 0.8, 0.4, 0.7, 0.6, 0.5)  # trials 0 and 1 are the baselines
+    for value in values:
+        ledger.complete(claimed(ledger), value)
+    failed, running = claimed(ledger), claimed(ledger)
+    ledger.fail(failed, "a reason")
+    needed = ledger.needs_weights()
+    assert [n for n in range(len(values)) if needed(n)] == [0, 1, 2, 4, 6, 7, 8]
+    assert needed(running.number)  # it may have saved its weights already
+    assert not needed(failed.number)
+    assert ledger.would_be_kept(0.51)
+    assert not ledger.would_be_kept(0.5)
 
 
 @pytest.mark.parametrize(
     "change",
-    ["data.root=elsewhere", "registry.model_name=other", "study.max_consecutive_failures=9"],
+    [
+        "data.root=elsewhere",
+        "registry.model_name=other",
+        "study.max_consecutive_failures=9",
+        "study.grace_sec=9.0",
+        "study.checkpoint_sec=0.0",
+    ],
 )
 def test_what_changes_no_trial_may_change(tmp_path: Path, change: str) -> None:
     open_ledger(tmp_path)

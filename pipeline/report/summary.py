@@ -15,6 +15,7 @@ from pipeline.finalists import CHAMPION, Finalist
 from pipeline.search import Outcome
 from pipeline.study.baselines import baselines
 from pipeline.study.ledger import BASELINE, value_of
+from pipeline.tracking import Report
 from pipeline.training.metrics import direction
 from pipeline.words import duration, show_metric, spell
 
@@ -51,10 +52,20 @@ def _warnings(outcome: Outcome) -> list[Text]:
     if outcome.finalists and missing:
         lines.append(f"baseline without a result: {', '.join(sorted(missing))}")
     if not outcome.delivery.complete:
-        count = outcome.delivery.num_pending + len(outcome.delivery.refused)
-        reason = outcome.delivery.last_error or "it was too slow"
-        lines.append(f"{count} writes did not reach MLflow: {redact(reason)}")
+        lines += _undelivered(outcome.delivery)
     return [Text(line, style="yellow") for line in lines]
+
+
+def _undelivered(delivery: Report) -> list[str]:
+    """What MLflow does not have: kept in the journal, and how to bring it there."""
+    lines = [f"MLflow has refused a write: {redact(text)}" for text in delivery.refused]
+    if delivery.num_pending:
+        reason = redact(delivery.last_error or "it was too slow").splitlines()[0]
+        lines.append(
+            f"MLflow did not take {delivery.num_pending} events ({reason}); nothing is lost:\n"
+            "    regsearch sync\ndelivers them once it answers"
+        )
+    return lines
 
 
 def _comparison(outcome: Outcome) -> Table:

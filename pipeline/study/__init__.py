@@ -28,5 +28,9 @@ class StudySettings(Settings):
     """Which point is tried next."""
     pruner: AnyPruner = MedianSettings(kind="median")
     """Which trials are stopped early."""
+    grace_sec: Annotated[float, Field(ge=1)] = 60.0
+    """A trial whose worker was not heard of for so long is given to another."""
+    checkpoint_sec: Annotated[float, Field(ge=0)] = 10.0
+    """A running trial is saved at the first epoch's end after so long; 0: at every one."""
     max_consecutive_failures: Annotated[int, Field(ge=1)] = 5
     """So many failed trials in a row end the search."""

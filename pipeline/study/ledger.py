@@ -6,69 +6,30 @@ Optuna's store is the authority; nothing is counted anywhere else.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.config.run_config import RunConfig
+from pipeline.errors import UserError
 from pipeline.seeding import stream_seed
 from pipeline.settings import Scalar
 from pipeline.study.baselines import BASELINES, Baseline, baselines
-from pipeline.study.owner import has_died, this_process
+from pipeline.study.claim import Claim
+from pipeline.study.owner import has_died, new_owner
 from pipeline.study.pruners import build_pruner
 from pipeline.study.samplers import QmcSettings, build_sampler
-from pipeline.study.spec import require_same_data, require_same_spec, spec
+from pipeline.study.spec import extension, require_same_data, require_same_spec, spec
+from pipeline.study.store import ATTEMPT, FINISHED, ClaimLostError, Store, Swept
 from pipeline.training.metrics import direction, is_better
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""The states that count towards `study.trials`. A failed trial is made up for by another."""
+BASELINE, OVERRIDES = "regsearch.baseline", "regsearch.overrides"
 
-BASELINE, OVERRIDES, LINEAGE, OWNER, REASON = (
-    f"regsearch.{name}" for name in ("baseline", "overrides", "lineage", "owner", "reason")
-)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A trial that this process has taken.
-
-    Args:
-        trial: Optuna's handle on it.
-        overrides: what it changes in the file's settings.
-        params: what it has for every searched setting, changed or not.
-        baseline: which baseline it is, if it is one.
-    """
-
-    trial: optuna.Trial
-    overrides: Mapping[str, Scalar]
-    params: Mapping[str, Scalar | None]
-    baseline: Baseline | None
-
-    @property
-    def number(self) -> int:
-        return self.trial.number
-
-    @property
-    def lineage(self) -> int:
-        """The number of the first attempt, which the seeds follow: a retry draws as it did."""
-        return int(self.trial.user_attrs.get(LINEAGE, self.number))
-
-    @property
-    def name(self) -> str:
-        """`trial 7`, or `trial 0 (unregularized)`."""
-        return f"trial {self.number}" + (f" ({self.baseline})" if self.baseline else "")
-
-    def report(self, epoch: int, value: float) -> bool:
-        """Record an epoch's value of the metric; whether the pruner wants the trial to stop.
-
-        Baselines are never pruned: the gain over them is what the study is about.
-        """
-        self.trial.report(value, epoch)
-        return self.baseline is None and self.trial.should_prune()
+NUM_KEPT = 5
+"""So many of the best complete trials keep their weights, and the baselines theirs."""
 
 
 class Ledger:
@@ -76,40 +37,64 @@ class Ledger:
 
     Args:
         config: the settings of the study.
-        storage: the opened store.
+        store: the opened store.
+        extend: take the changes of the spec that leave the study's trials valid.
+
+    Attributes:
+        extended: what `extend` has changed, a line each.
+        held: the trial that this process holds, as (id in the store, owner), for `beat`.
 
     Raises:
         UserError: when the store has a study of this name with other settings.
     """
 
-    def __init__(self, config: RunConfig, storage: BaseStorage) -> None:
-        self.config, self.space = config, config.space
+    def __init__(self, config: RunConfig, store: Store, *, extend: bool = False) -> None:
+        self.config, self.space, self.store = config, config.space, store
+        self.held: tuple[int, str] | None = None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
             study_name=config.study.name,
-            storage=storage,
+            storage=store,
             load_if_exists=True,
             direction=direction(config.study.metric),
             pruner=build_pruner(config.study.pruner, config.training.epochs),
         )
+        self.id = self.study._study_id
         self.uuid = str(self.fixed("uuid", lambda: str(uuid.uuid4())))
-        require_same_spec(self.fixed("spec", lambda: spec(config)), spec(config), config.study.name)
+        self.extended = self._require_same_spec(extend)
         self._queue_baselines()
+
+    def _require_same_spec(self, extend: bool) -> list[str]:
+        now = spec(self.config)
+        then = self.fixed("spec", lambda: now)
+        changes = extension(then, now) if extend else []
+        if changes:
+            running = self.trials(TrialState.RUNNING)
+            require_same_spec(then, now, self.config.study.name, also=changes, running=len(running))
+            self.store.set_distributions(self.id, self._distributions())
+            self.keep("spec", now)
+        else:
+            require_same_spec(then, now, self.config.study.name)
+        return [change.text for change in changes]
+
+    def _distributions(self) -> dict[str, str]:
+        """Of the numbers searched, as Optuna writes them: old trials get the wider bounds too."""
+        return {
+            path: optuna.distributions.distribution_to_json(entry.distribution())
+            for path, entry in self.config.search.items()
+            if entry.type != "categorical"
+        }
 
     def _queue_baselines(self) -> None:
         """Queue each baseline that is neither there nor on its way: at first, or when it failed."""
-        attempts = {name: self._attempts(name) for name in BASELINES}
         for name, overrides in baselines(self.config).items():
-            if any(trial.state != TrialState.FAIL for trial in attempts[name]):
-                continue
-            attrs: dict[str, Any] = {BASELINE: name, OVERRIDES: overrides}
-            if attempts[name]:
-                attrs[LINEAGE] = attempts[name][0].number
             values = self.config.values() | overrides
-            self.study.enqueue_trial(self.space.nearest(values), user_attrs=attrs)
-
-    def _attempts(self, name: Baseline) -> list[FrozenTrial]:
-        return [t for t in self.trials() if t.user_attrs.get(BASELINE) == name]
+            waiting = optuna.create_trial(
+                state=TrialState.WAITING,
+                system_attrs={"fixed_params": self.space.nearest(values)},
+                user_attrs={BASELINE: name, OVERRIDES: overrides},
+            )
+            self.store.enqueue(self.id, waiting, unless=lambda ts, n=name: bool(_of(ts, n)))  # type: ignore[misc]
 
     def require_same_data(self, digest: str) -> None:
         """Note the images' digest at the first start, and insist on it ever after."""
@@ -119,9 +104,27 @@ class Ledger:
     def fixed(self, name: str, measure: Callable[[], Any]) -> Any:
         """A value that the study takes at its first start and keeps; JSON."""
         key = f"regsearch.{name}"
-        if key not in self.study.user_attrs:
-            self.study.set_user_attr(key, measure())
-        return self.study.user_attrs[key]
+        attrs = self.study.user_attrs
+        return attrs[key] if key in attrs else self.store.keep_study_attr(self.id, key, measure())
+
+    def recorded(self, name: str) -> Any:
+        """A value that is there since the first start.
+
+        Raises:
+            UserError: the study was begun by a version that did not keep it.
+        """
+        try:
+            return self.study.user_attrs[f"regsearch.{name}"]
+        except KeyError:
+            raise UserError(
+                f"the study {self.config.study.name!r} does not say its {name}",
+                where="the study's store",
+                cure="run its space file once with this version",
+            ) from None
+
+    def keep(self, name: str, value: Any) -> None:
+        """Replace such a value."""
+        self.store.keep_study_attr(self.id, f"regsearch.{name}", value, replace=True)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials in these states (in any, if none is named)."""
@@ -130,84 +133,128 @@ class Ledger:
     def num_finished(self) -> int:
         return len(self.trials(*FINISHED))
 
-    def requeue_dead(self) -> list[int]:
-        """Fail the trials whose process on this machine has died, and queue each once more."""
-        running = [t for t in self.trials(TrialState.RUNNING) if OWNER in t.user_attrs]
-        dead = [trial for trial in running if has_died(trial.user_attrs[OWNER])]
-        for trial in dead:
-            self._requeue(trial, "its process died")
-        return [trial.number for trial in dead]
+    def is_over(self) -> bool:
+        """Whether `study.trials` are finished."""
+        return self.num_finished() >= self.config.study.trials
+
+    def failures_in_a_row(self, forgiven: Collection[int] = ()) -> list[FrozenTrial]:
+        """The trials that failed since one was finished, without those that are `forgiven`."""
+        ended = [t for t in self.trials(*FINISHED, TrialState.FAIL) if t.number not in forgiven]
+        failures: list[FrozenTrial] = []
+        for trial in sorted(ended, key=lambda t: str(t.datetime_complete)):
+            failures = [*failures, trial] if trial.state == TrialState.FAIL else []
+        return failures
+
+    def sweep(self) -> list[Swept]:
+        """Let the trials whose worker is dead or silent wait for another attempt."""
+        return self.store.sweep(self.id, self.config.study.grace_sec, has_died)
 
     def claim(self) -> Claim | None:
-        """Take the next trial; None when `study.trials` are finished."""
-        if self.num_finished() >= self.config.study.trials:
+        """Take the next trial; None while finished and running ones use the budget up."""
+        owner = new_owner()
+        trial_id = self.store.claim(self.id, self.config.study.trials, owner)
+        if trial_id is None:
             return None
-        self.study.sampler = self._sampler()
-        trial = self.study.ask()
-        trial.set_user_attr(OWNER, this_process())
+        self.held = (trial_id, owner)
+        frozen = next(t for t in self.trials() if t._trial_id == trial_id)  # this fills its cache
+        self.study._thread_local.cached_all_trials = None
+        self.study.sampler = self._sampler(frozen.number)
+        trial = optuna.Trial(self.study, trial_id)
         sample = self.space.sample(trial)
-        baseline = trial.user_attrs.get(BASELINE)
-        if baseline is None:
-            return Claim(trial, sample, sample, None)
-        overrides = trial.user_attrs[OVERRIDES]
+        baseline = frozen.user_attrs.get(BASELINE)
+        overrides = sample if baseline is None else frozen.user_attrs[OVERRIDES]
         values = self.config.values() | overrides
         params = {path: values[path] for path in sample} | overrides
-        return Claim(trial, overrides, params, baseline)
+        reported = max(frozen.intermediate_values, default=0)
+        attempt = frozen.user_attrs[ATTEMPT]
+        return Claim(trial, owner, attempt, overrides, params, baseline, reported)
 
-    def _sampler(self) -> optuna.samplers.BaseSampler:
-        """A sampler whose stream goes on where it was, however often the study is restarted.
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """A sampler whose stream follows from the trial, however often the study is restarted.
 
         A quasi-random sequence keeps its one seed: its place in the sequence is in the store.
         """
         settings, seed = self.config.study.sampler, self.config.study.seed
         seed = seed if settings.seed is None else settings.seed
-        number = None if isinstance(settings, QmcSettings) else len(self.trials())
-        return build_sampler(settings, stream_seed(seed, "sampler", number) % 2**32)
+        stream = None if isinstance(settings, QmcSettings) else number
+        return build_sampler(settings, stream_seed(seed, "sampler", stream) % 2**32)
+
+    def beat(self) -> None:
+        """Note that this process lives, where it holds a trial."""
+        held = self.held
+        if held is not None:
+            with suppress(ClaimLostError):  # its next report will find out
+                self.store.beat(*held)
+
+    def report(self, claim: Claim, epoch: int, value: float) -> bool:
+        """Record an epoch's value of the metric; whether the pruner wants the trial to stop.
+
+        This and what settles a trial raise `ClaimLostError` where another has it by now.
+
+        Baselines are never pruned: the gain over them is what the study is about. Nor is a trial at
+        an epoch that an earlier attempt of it has passed.
+        """
+        self.store.report(claim.trial._trial_id, claim.owner, epoch, value)
+        if claim.baseline is not None or epoch <= claim.reported_epochs:
+            return False
+        # Not `trial.should_prune()`: Optuna's handle knows only what was reported through it.
+        return self.study.pruner.prune(self.study, self.store.get_trial(claim.trial._trial_id))
 
     def complete(self, claim: Claim, value: float) -> None:
-        self.study.tell(claim.trial, value)
+        self._finish(claim, TrialState.COMPLETE, value)
 
     def prune(self, claim: Claim) -> None:
-        self.study.tell(claim.trial, state=TrialState.PRUNED)
+        """As in Optuna, a pruned trial's value is the last that it reported."""
+        reported = self.store.get_trial(claim.trial._trial_id).intermediate_values
+        self._finish(claim, TrialState.PRUNED, reported[max(reported)] if reported else None)
 
     def fail(self, claim: Claim, reason: str) -> None:
-        claim.trial.set_user_attr(REASON, reason)
-        self.study.tell(claim.trial, state=TrialState.FAIL)
+        self._finish(claim, TrialState.FAIL, reason=reason)
 
     def give_back(self, claim: Claim, reason: str) -> None:
-        """Fail a trial through no fault of its own, and queue it once more."""
-        self._requeue(self.study.trials[claim.number], reason)
+        """Let the trial wait for another attempt."""
+        self.held = None
+        self.store.give_back(claim.trial._trial_id, claim.owner, reason)
 
-    def _requeue(self, trial: FrozenTrial, reason: str) -> None:
-        """Queue first, so that a kill between the two writes loses nothing."""
-        kept = {LINEAGE: trial.number} | {
-            key: value
-            for key, value in trial.user_attrs.items()
-            if key in (BASELINE, OVERRIDES, LINEAGE)
-        }
-        self.study.enqueue_trial(trial.params, user_attrs=kept)
-        self.study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
-        self.study.tell(trial.number, state=TrialState.FAIL)
+    def _finish(
+        self, claim: Claim, state: TrialState, value: float | None = None, reason: str = ""
+    ) -> None:
+        self.held = None
+        self.store.finish(claim.trial._trial_id, claim.owner, state, value, reason)
 
     def best(self) -> FrozenTrial | None:
         """The complete trial with the best value; None while there is none."""
-        best = max if direction(self.config.study.metric) == "maximize" else min
-        return best(self.trials(TrialState.COMPLETE), key=value_of, default=None)
+        return next(iter(self.ranked()), None)
 
-    def would_be_best(self, value: float) -> bool:
-        """Whether a complete trial with this value would be the best so far."""
-        best = self.best()
-        return best is None or is_better(self.config.study.metric, value, value_of(best))
+    def ranked(self) -> list[FrozenTrial]:
+        """The complete trials, the best first; of equals, the older."""
+        down = direction(self.config.study.metric) == "maximize"
+        complete = self.trials(TrialState.COMPLETE)
+        return sorted(complete, key=value_of, reverse=down)
 
-    def trials_to_keep(self) -> list[int]:
-        """The numbers of the trials whose weights are needed: the best and the baselines."""
-        kept = [self.best(), *map(self.baseline, BASELINES)]
-        return [trial.number for trial in kept if trial is not None]
+    def would_be_kept(self, value: float) -> bool:
+        """Whether a complete trial with this value would be among the best that keep weights."""
+        ranked = self.ranked()
+        if len(ranked) < NUM_KEPT:
+            return True
+        return is_better(self.config.study.metric, value, value_of(ranked[NUM_KEPT - 1]))
+
+    def needs_weights(self) -> Callable[[int], bool]:
+        """Which trials' weights are needed: the best, the baselines', and unsettled ones."""
+        ended = {trial.number for trial in self.trials() if trial.state.is_finished()}
+        kept = [*self.ranked()[:NUM_KEPT], *filter(None, map(self.baseline, BASELINES))]
+        numbers = {trial.number for trial in kept}
+        return lambda number: number in numbers or number not in ended
 
     def baseline(self, name: Baseline) -> FrozenTrial | None:
         """The complete trial of a baseline; None before it is there."""
-        complete = (t for t in self._attempts(name) if t.state == TrialState.COMPLETE)
-        return next(complete, None)
+        return next(iter(_of(self.trials(TrialState.COMPLETE), name)), None)
+
+
+def _of(trials: list[FrozenTrial], name: Baseline) -> list[FrozenTrial]:
+    """The trials of a baseline that have not failed."""
+    alive = (t for t in trials if t.state != TrialState.FAIL)
+    return [t for t in alive if t.user_attrs.get(BASELINE) == name]
 
 
 def value_of(trial: FrozenTrial) -> float:

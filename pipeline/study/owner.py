@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
 from pathlib import Path
 
 
-def this_process() -> str:
-    """`host:pid:start`, which no later process shares, even where pids come again (containers)."""
+def new_owner() -> str:
+    """A token for one claim: `host|namespace|pid|start|random`.
+
+    No later process shares what comes before the random part, even where pids come again.
+    """
     pid = os.getpid()
-    return f"{socket.gethostname()}:{pid}:{_start(pid)}"
+    return "|".join([_machine(), str(pid), _start(pid), uuid.uuid4().hex[:8]])
+
+
+def describe_owner(owner: str) -> str:
+    """`host:pid`, for people."""
+    host, _, pid, *_ = owner.split("|")
+    return f"{host}:{pid}"
 
 
 def has_died(owner: str) -> bool:
     """Whether the process ran on this machine and is gone; False where that can't be known."""
-    host, pid, start = owner.rsplit(":", 2)
-    return host == socket.gethostname() and not (_is_alive(int(pid)) and _start(int(pid)) == start)
+    machine, pid, start, _ = owner.rsplit("|", 3)
+    if machine != _machine():
+        return False
+    return not (_is_alive(int(pid)) and _start(int(pid)) == start)
+
+
+def _machine() -> str:
+    """The host and its pid namespace: two containers may share a name, but not their pids."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        namespace = ""
+    return f"{socket.gethostname()}|{namespace}"
 
 
 def _is_alive(pid: int) -> bool:
@@ -30,9 +51,12 @@ def _is_alive(pid: int) -> bool:
 
 
 def _start(pid: int) -> str:
-    """When the process started, in the kernel's ticks since boot; empty where there is no /proc."""
-    stat = Path(f"/proc/{pid}/stat")
+    """When the process started, in the kernel's ticks since boot; empty where there is no /proc.
+
+    A zombie has ended, though its pid is still taken.
+    """
     try:
-        return stat.read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
+    return "" if fields[0] in "ZX" else fields[19]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.run_config import RunConfig
@@ -14,10 +15,20 @@ from pipeline.errors import UserError
 FREE = (
     "study.trials",
     "study.max_consecutive_failures",
+    "study.grace_sec",
+    "study.checkpoint_sec",
     "data.root",
     "data.cache",
     "registry.model_name",
 )
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference that `--extend` takes: its keys in the spec, and what it means."""
+
+    keys: tuple[str, ...]
+    text: str
 
 
 def spec(config: RunConfig) -> dict[str, Any]:
@@ -29,18 +40,77 @@ def spec(config: RunConfig) -> dict[str, Any]:
     return plain
 
 
-def require_same_spec(old: Mapping[str, Any], new: Mapping[str, Any], study: str) -> None:
-    """Raise a `UserError` that shows the differences, if there are any."""
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+def extension(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """The differences that leave every trial of the study valid.
+
+    Wider bounds of a number, and how points are proposed and pruned. Choices are not among them:
+    Optuna wants one list of choices for all trials.
+    """
+    changes = []
+    for key in _changed(old, new):
+        if key.startswith(("study.sampler.", "study.pruner.")):
+            changes.append(Change((key,), f"{key}: {old.get(key)!r} -> {new.get(key)!r}"))
+        elif key.startswith("search.") and (text := _wider(old.get(key), new.get(key))):
+            changes.append(Change((key,), f"{key.removeprefix('search.')}: {text}"))
+    return changes
+
+
+def _wider(old: str | None, new: str | None) -> str:
+    """`0 to 0.5 -> 0 to 0.7` where an entry's bounds only became wider; else empty."""
+    if old is None or new is None:
+        return ""
+    before, after = json.loads(old), json.loads(new)
+    bounds = ("low", "high")
+    same = all(before.get(k) == after.get(k) for k in {*before, *after} - {*bounds})
+    if not same or "low" not in before:
+        return ""
+    if after["low"] > before["low"] or after["high"] < before["high"]:
+        return ""
+    if before.get("step") and (before["low"] - after["low"]) % before["step"]:
+        return ""
+    return " -> ".join("{low:g} to {high:g}".format(**entry) for entry in (before, after))
+
+
+def require_same_spec(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    study: str,
+    *,
+    also: Sequence[Change] = (),
+    running: int = 0,
+) -> None:
+    """Raise a `UserError` that shows the differences, if there are any.
+
+    Args:
+        also: differences to accept.
+        running: how many trials run now, which nothing may be changed under.
+    """
+    if also and running:
+        raise UserError(
+            f"{running} trials of the study {study!r} are running",
+            where="--extend",
+            rule="a study is extended while nobody works on it",
+            cure="stop the other runs first (Ctrl-C; nothing is lost)",
+        )
+    accepted = {key for change in also for key in change.keys}
+    changed = [key for key in _changed(old, new) if key not in accepted]
     if changed:
         lines = [f"    {key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed]
+        extendable = {key for change in extension(old, new) for key in change.keys}
+        cure = "undo the changes, or give the study another `study.name`"
+        if set(changed) <= extendable:
+            cure = "add --extend to take these changes into the study, or " + cure
         raise UserError(
             f"the study {study!r} was begun with other settings:\n" + "\n".join(lines),
             where="the study's store",
             rule="all trials of a study are drawn from one space and trained alike; "
-            f"only {', '.join(FREE)} may change",
-            cure="undo the changes, or give the study another `study.name`",
+            f"only {', '.join(FREE)} may change, and with --extend bounds may become wider",
+            cure=cure,
         )
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 
 def require_same_data(old: str, new: str, study: str) -> None:

@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError, redact
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from sqlalchemy.engine import Connection, Engine
+
+    from pipeline.study.store import Store
 
 DEFAULT_STORAGE = "sqlite:///mlruns/optuna.db"
 LOCK_TIMEOUT_SEC = 60.0
+_FIRST_START = 0x72656773  # names our advisory lock among others' in PostgreSQL
 
 
-def open_storage(url: str) -> BaseStorage:
+def open_storage(url: str, *, create: bool = True) -> Store:
     """Open (and at first use make) the store.
 
-    SQLite is put into WAL mode and waits for locks up to a minute. Tables are made under a file
-    lock, since several processes may start at once.
+    SQLite is put into WAL mode, waits for locks up to a minute, and takes its write lock when a
+    transaction begins: one that reads first and writes later would fail at once where it should
+    wait. Tables are made under a lock, since several processes may start at once.
 
     Args:
         url: an SQLAlchemy URL, such as `sqlite:///mlruns/optuna.db`.
+        create: make a database file that isn't there yet.
 
     Raises:
         UserError: for a URL that can't be opened, or that of MLflow's own database: both keep their
@@ -35,24 +40,47 @@ def open_storage(url: str) -> BaseStorage:
     try:
         path = _sqlite_path(url)
         if path is None:
-            return _connect(url, {})
+            return _open_server(url)
+        if not create and not path.exists():
+            raise UserError(
+                f"there is no store at {redact(url)}",
+                where="--storage",
+                cure="go to the folder of the search, or name the store it wrote to",
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _file_lock(path.with_name(f"{path.name}.lock")):
+        with file_lock(path.with_name(f"{path.name}.lock")):
             return _connect(url, {"connect_args": {"timeout": LOCK_TIMEOUT_SEC}})
     except (SQLAlchemyError, ImportError, OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"can't open the study's store {redact(url)}: {redact(str(error)).splitlines()[0]}",
             where="--storage",
-            rule="an SQLAlchemy URL of a database that can be written",
+            rule="an SQLAlchemy URL of an SQLite or PostgreSQL database that can be written",
             cure=f"check it, or leave it out to use {DEFAULT_STORAGE}",
         ) from None
 
 
-def _connect(url: str, engine_options: dict[str, Any]) -> BaseStorage:
-    from optuna.storages import RDBStorage
+def _open_server(url: str) -> Store:
+    """A PostgreSQL store; its connections are tried before use, for servers restart."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.engine import make_url
+
+    if make_url(url).get_backend_name() != "postgresql":
+        raise ValueError(f"{make_url(url).get_backend_name()} is not supported")
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:  # the lock ends with the connection
+            connection.execute(text(f"SELECT pg_advisory_lock({_FIRST_START})"))
+            return _connect(url, {"pool_pre_ping": True})
+    finally:
+        engine.dispose()
+
+
+def _connect(url: str, engine_kwargs: dict[str, Any]) -> Store:
     from sqlalchemy import create_engine, event, inspect
 
-    engine = create_engine(url, **engine_options)
+    from pipeline.study.store import Store
+
+    engine = create_engine(url, **engine_kwargs)
     tables = inspect(engine).get_table_names()
     engine.dispose()
     if "experiments" in tables:
@@ -62,17 +90,38 @@ def _connect(url: str, engine_options: dict[str, Any]) -> BaseStorage:
             rule="the study and MLflow have a database each",
             cure=f"give the study another, for instance {DEFAULT_STORAGE}",
         )
-    storage = RDBStorage(url, engine_kwargs=engine_options)
-    if storage.engine.dialect.name == "sqlite":
-        event.listen(storage.engine, "connect", _tune_sqlite)
-        storage.engine.dispose()
-    return storage
+    store = Store(url, engine_kwargs)
+    sqlite = store.engine.dialect.name == "sqlite"
+    event.listen(store.engine, "connect", _tune_sqlite if sqlite else _tune_postgresql)
+    if sqlite:
+        _begin_as_writer(store.engine, store)
+    store.engine.dispose()
+    return store
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:
     """WAL lets readers and a writer work at once; in it, NORMAL survives a killed process."""
+    connection.isolation_level = None  # the driver begins no transactions: `_begin_as_writer` does
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _begin_as_writer(engine: Engine, store: Store) -> None:
+    from sqlalchemy import event
+
+    def begin(connection: Connection) -> None:
+        reads = getattr(store.mode, "reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    event.listen(engine, "begin", begin)
+
+
+def _tune_postgresql(connection: Any, _: Any) -> None:
+    """Heartbeats are kept without a time zone: all sessions must mean the same one."""
+    connection.autocommit = True  # what is set in a transaction goes with its rollback
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.autocommit = False
 
 
 def _sqlite_path(url: str) -> Path | None:
@@ -84,7 +133,8 @@ def _sqlite_path(url: str) -> Path | None:
 
 
 @contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time; a killed one's is free at once."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,0 +1,149 @@
+"""What a run does while its workers train: watch them, sweep, count, and show what happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from optuna.trial import TrialState
+
+from pipeline.errors import UserError
+from pipeline.events import (
+    EpochEnded,
+    Event,
+    Note,
+    StudyProgress,
+    TrialEnded,
+    TrialRequeued,
+    TrialStarted,
+    now_ms,
+)
+from pipeline.journal import JournalReader, JournalWriter
+from pipeline.progress import Standing, View
+from pipeline.study.ledger import Ledger
+from pipeline.study.store import HISTORY, Swept
+from pipeline.workers.pool import Death, Pool
+from pipeline.workers.worker import EXIT_MISTAKE
+
+TICK_SEC = 0.2
+SWEEP_SEC = 5.0
+STOP_SEC = 6.0
+"""How long workers have to give their trials back; the promise is ten seconds in all."""
+
+
+class Coordinator:
+    """Watches the workers of one run until none is left.
+
+    Args:
+        reader: of the study's journal, from where this run begins.
+    """
+
+    def __init__(
+        self, ledger: Ledger, pool: Pool, journal: JournalWriter, reader: JournalReader, view: View
+    ) -> None:
+        self.ledger, self.pool, self.view = ledger, pool, view
+        self.journal, self.reader = journal, reader
+        self._standing: Standing | None = None
+        self._swept_at = time.monotonic()
+
+    def watch(self) -> None:
+        """Until the workers are done.
+
+        Raises:
+            UserError: a worker found a mistake that this process did not.
+            RuntimeError: the workers end as soon as they are started.
+            KeyboardInterrupt: after the trials that ran have been given back.
+        """
+        try:
+            while self.pool.num_workers:
+                self._tick()
+                time.sleep(TICK_SEC)
+        finally:
+            self.pool.stop(STOP_SEC)
+            self._sweep()
+            self._show()
+
+    def _tick(self) -> None:
+        deaths = self.pool.reap()
+        for death in deaths:
+            self.view.note(f"{death.job.name} {death.text}")
+        if deaths or time.monotonic() - self._swept_at > SWEEP_SEC:
+            self._sweep()
+        self._show()
+        for death in deaths:
+            if death.is_final:
+                _raise(death)
+
+    def _sweep(self) -> None:
+        self._swept_at = time.monotonic()
+        for swept in self.ledger.sweep():
+            self.journal.put(requeued(swept))
+            again = "it waits for another attempt" if swept.state == TrialState.WAITING else "FAIL"
+            self.view.note(f"trial {swept.number}: {swept.reason}; {again}")
+
+    def _show(self) -> None:
+        for event in self.reader.read():
+            show(event, self.view)
+        now = standing(self.ledger)
+        if now != self._standing:
+            self._standing = now
+            self.view.study(now)
+            self.journal.put(StudyProgress(now.ended, study_metrics(now), now_ms()))
+
+
+def show(event: Event, view: View) -> None:
+    """Tell a view what happened."""
+    match event:
+        case TrialStarted():
+            view.trial_started(event.trial, event.name, event.params, event.num_epochs)
+        case EpochEnded():
+            view.epoch_ended(event.trial, event.epoch, event.metrics)
+        case TrialEnded():
+            text = event.reason if event.value is None else f"{event.value:.4f}, {event.reason}"
+            view.trial_ended(event.trial, event.state, text)
+        case TrialRequeued():
+            view.trial_ended(event.trial, "WAITING", event.reason)
+        case Note():
+            view.note(event.text)
+
+
+def standing(ledger: Ledger) -> Standing:
+    """The study's counts and its best value, from its store."""
+    trials = ledger.trials()
+    states = [trial.state for trial in trials]
+    best = ledger.best()
+    return Standing(
+        target=ledger.config.study.trials,
+        complete=states.count(TrialState.COMPLETE),
+        pruned=states.count(TrialState.PRUNED),
+        failed=states.count(TrialState.FAIL),
+        resumed=sum(len(trial.user_attrs.get(HISTORY, [])) for trial in trials),
+        metric=ledger.config.study.metric,
+        best_value=None if best is None else best.value,
+        best_trial=None if best is None else best.number,
+    )
+
+
+def study_metrics(now: Standing) -> Mapping[str, float]:
+    """The study's own curves in MLflow."""
+    counts = {
+        "trials/complete": float(now.complete),
+        "trials/pruned": float(now.pruned),
+        "trials/failed": float(now.failed),
+    }
+    best = {} if now.best_value is None else {f"best/{now.metric}": now.best_value}
+    return counts | best
+
+
+def requeued(swept: Swept) -> Event:
+    """What is written down about a swept trial."""
+    if swept.state == TrialState.FAIL:
+        return TrialEnded(swept.number, swept.attempt, "FAIL", swept.reason, None, now_ms())
+    return TrialRequeued(swept.number, swept.attempt, swept.reason, now_ms())
+
+
+def _raise(death: Death) -> None:
+    words = death.last_words()
+    if death.exit_code == EXIT_MISTAKE:
+        raise UserError(words)
+    raise RuntimeError(f"{death.job.name} {death.text}\n{words}")

@@ -1,0 +1,124 @@
+"""`regsearch doctor`: what crashes and bit rot have left behind, and its cure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from optuna.trial import TrialState
+
+from pipeline.checkpoints import CheckpointStore
+from pipeline.coordinator import requeued
+from pipeline.errors import UserError
+from pipeline.events import StudyEnded, now_ms
+from pipeline.journal import JournalReader, JournalWriter, journal_folder
+from pipeline.mirroring import agree, open_mirror
+from pipeline.presence import is_anybody_present
+from pipeline.status import open_ledgers
+from pipeline.study.ledger import Ledger
+from pipeline.study.owner import has_died
+from pipeline.study.store import OWNER
+from pipeline.tracking import Finding, Mirror
+from pipeline.weights import WeightStore
+
+TIMEOUT_SEC = 600.0
+
+
+def examine(storage: str, study: str | None, *, fix: bool) -> list[Finding]:
+    """What is wrong with one study of a store, or with all; with `fix`, it is mended.
+
+    Raises:
+        UserError: there is no such store or study, or the store is of another version.
+    """
+    findings: list[Finding] = []
+    for ledger in open_ledgers(storage, study):
+        for look in (_stale_trials, _files, _journal, _mlflow):
+            findings += [
+                Finding(f"{ledger.config.study.name}: {finding.text}", finding.fixed)
+                for finding in look(ledger, fix)
+            ]
+    return findings
+
+
+def _stale_trials(ledger: Ledger, fix: bool) -> Iterator[Finding]:
+    """RUNNING trials that nobody runs."""
+    ages = ledger.store.heartbeat_ages(ledger.id)
+    for trial in ledger.trials(TrialState.RUNNING):
+        owner = str(trial.user_attrs.get(OWNER, ""))
+        silent = ages.get(trial.number, 0.0)
+        if (owner and has_died(owner)) or silent > ledger.config.study.grace_sec:
+            yield Finding(f"trial {trial.number} is RUNNING, but nobody runs it", fix)
+    if fix:
+        swept = ledger.sweep()
+        journal = JournalWriter(journal_folder(ledger.uuid))
+        for event in map(requeued, swept):
+            journal.put(event)
+        journal.close()
+
+
+def _files(ledger: Ledger, fix: bool) -> Iterator[Finding]:
+    """Damaged checkpoints and weights, and those that nobody needs any more."""
+    open_trials = {t.number for t in ledger.trials() if not t.state.is_finished()}
+    needed = ledger.needs_weights()
+    stores: list[tuple[str, CheckpointStore | WeightStore, Callable[[int], bool]]] = [
+        ("checkpoint", CheckpointStore(ledger.uuid), open_trials.__contains__),
+        ("weights", WeightStore(ledger.uuid), needed),
+    ]
+    for what, files, is_needed in stores:
+        damaged = dict(files.check())
+        for number in files.trials():
+            if number in damaged:
+                text = f"the {what} of trial {number} cannot be used: {damaged[number]}"
+            elif not is_needed(number):
+                text = f"the {what} of trial {number} is no longer needed"
+            else:
+                continue
+            if fix:
+                files.remove(number)
+            yield Finding(text, fix)
+        if fix:
+            files.remove_leftovers()
+    best = [trial.number for trial in ledger.ranked()[:1]]
+    missing = sorted({*best} - {*WeightStore(ledger.uuid).trials()})
+    for number in missing:
+        yield Finding(f"the weights of the best trial, {number}, are gone", False)
+
+
+def _journal(ledger: Ledger, _: bool) -> Iterator[Finding]:
+    """Damaged lines of the journal; what they said is rebuilt from the store, as far as it goes."""
+    reader = JournalReader(journal_folder(ledger.uuid))
+    reader.read()
+    if reader.num_damaged:
+        text = f"{reader.num_damaged} lines of its journal are damaged, and were left out"
+        yield Finding(text, True)
+
+
+def _mlflow(ledger: Ledger, fix: bool) -> Iterator[Finding]:
+    """Runs that are missing, open, orphaned or twice there; and what MLflow has not taken yet."""
+    try:
+        mirror = open_mirror(ledger)
+    except UserError as error:
+        yield Finding(f"{error.what}; what waits for it could not be looked at", False)
+        return
+    try:
+        if not mirror.flush(TIMEOUT_SEC):
+            yield Finding("MLflow has not taken all of the journal; try again, or `sync`", False)
+            return
+        yield from agree(ledger, mirror, fix=fix)
+        yield from _study_run(ledger, mirror, fix)
+    finally:
+        report = mirror.close()
+    for text in report.refused:
+        yield Finding(f"MLflow has refused a write: {text}", False)
+
+
+def _study_run(ledger: Ledger, mirror: Mirror, fix: bool) -> Iterator[Finding]:
+    """A study's run that is open while nobody works on the study."""
+    if is_anybody_present(ledger.uuid) or ledger.trials(TrialState.RUNNING):
+        return
+    if mirror.client.get_run(mirror.run_id).info.status == "RUNNING":
+        if fix:
+            journal = JournalWriter(journal_folder(ledger.uuid))
+            journal.put(StudyEnded("FINISHED" if ledger.is_over() else "KILLED", now_ms()))
+            journal.close()
+            mirror.flush(TIMEOUT_SEC)
+        yield Finding("the study's run is open, but nobody works on it", fix)

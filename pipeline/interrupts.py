@@ -1,0 +1,44 @@
+"""SIGINT and SIGTERM: the first ends a run in good order, the second ends it at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, the first SIGINT raises `KeyboardInterrupt` and the first SIGTERM `Terminated`.
+
+    The next one kills the worker processes and this one; what they leave is mended by the next run.
+    Both are taken even where a shell has made this process ignore SIGINT, as it does for jobs in
+    the background.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(128 + number)

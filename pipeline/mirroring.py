@@ -1,0 +1,61 @@
+"""The study's store told to MLflow: what the mirror shows, and making it agree with the store."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import cast
+
+from optuna.trial import FrozenTrial
+
+from pipeline.journal import journal_folder
+from pipeline.study.claim import trial_name
+from pipeline.study.ledger import BASELINE, OVERRIDES, Ledger
+from pipeline.study.store import ATTEMPT, REASON
+from pipeline.tracking import DatasetInfo, Finding, Mirror, StudyFacts, TrialRecord, reconcile
+from pipeline.tracking.reconcile import StoredState
+
+
+def open_mirror(ledger: Ledger) -> Mirror:
+    """The study's run in MLflow, and the thread that delivers to it from the journal.
+
+    Raises:
+        UserError: no MLflow store answers.
+    """
+    versions = json.dumps(ledger.recorded("versions"))
+    facts = StudyFacts(
+        name=ledger.config.study.name,
+        uuid=ledger.uuid,
+        dataset=DatasetInfo(**ledger.recorded("dataset")),
+        artifacts=ledger.recorded("artifacts"),
+        tags={**ledger.recorded("tags"), "regsearch.versions": versions},
+    )
+    return Mirror.open(facts, journal_folder(ledger.uuid))
+
+
+def agree(ledger: Ledger, mirror: Mirror, *, fix: bool = True) -> list[Finding]:
+    """Make MLflow's runs agree with the store, once it has taken the journal; what was not so."""
+    return reconcile(mirror, [_record(ledger, trial) for trial in ledger.trials()], fix=fix)
+
+
+def _record(ledger: Ledger, trial: FrozenTrial) -> TrialRecord:
+    baseline = trial.user_attrs.get(BASELINE)
+    overrides = trial.user_attrs.get(OVERRIDES, trial.params)
+    values = ledger.config.values() | overrides
+    return TrialRecord(
+        number=trial.number,
+        attempt=int(trial.user_attrs.get(ATTEMPT, 0)),
+        state=cast(StoredState, trial.state.name),
+        name=trial_name(trial.number, baseline),
+        params={path: values[path] for path in trial.params} | overrides,
+        tags={} if baseline is None else {"regsearch.baseline": baseline},
+        metric=ledger.config.study.metric,
+        curve=trial.intermediate_values,
+        reason=str(trial.user_attrs.get(REASON, "")),
+        started_ms=_ms(trial.datetime_start),
+        ended_ms=_ms(trial.datetime_complete),
+    )
+
+
+def _ms(moment: datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)

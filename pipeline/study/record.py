@@ -1,0 +1,84 @@
+"""What a study remembers of itself, so that it can be asked and mended without its space file."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import optuna
+import yaml
+from pydantic import ValidationError
+
+from pipeline.config import RunConfig
+from pipeline.config.space_file import Space
+from pipeline.errors import UserError
+from pipeline.study.ledger import Ledger
+from pipeline.study.store import Store
+
+_SETTINGS = "regsearch.settings"
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a result depends on."""
+    packages = ("regsearch", "torch", "torchvision", "optuna", "mlflow", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def remember(
+    ledger: Ledger, space: Space, dataset: Mapping[str, Any], tags: Mapping[str, str]
+) -> list[str]:
+    """Write down what the study is, at its first start.
+
+    Args:
+        dataset: what MLflow is told about the images.
+        tags: what else MLflow's run of the study shows.
+
+    Returns:
+        The versions that differ from those of the first start, a line each.
+    """
+    config = space.config
+    ledger.keep("settings", config.resolved())
+    settings = yaml.safe_dump(config.resolved(), sort_keys=False)
+    ledger.fixed("artifacts", lambda: {"space.yaml": space.text, "settings.yaml": settings})
+    ledger.fixed("dataset", lambda: dict(dataset))
+    ledger.fixed("tags", lambda: dict(tags))
+    then, now = ledger.fixed("versions", versions), versions()
+    return [
+        f"{name} was {then.get(name)} when the study began, and is {now[name]}"
+        for name in now
+        if then.get(name) != now[name]
+    ]
+
+
+def study_names(store: Store) -> list[str]:
+    """The studies of a store, by name."""
+    return sorted(study.study_name for study in store.get_all_studies())
+
+
+def recall(store: Store, name: str) -> RunConfig:
+    """The settings of a study, from its store.
+
+    Raises:
+        UserError: the store has no such study, or one that another version began.
+    """
+    if name not in study_names(store):
+        raise UserError(
+            f"the store has no study {name!r}",
+            where="STUDY",
+            rule=f"it has {', '.join(study_names(store)) or 'none'}",
+            cure="name one of these, or the store by --storage",
+        )
+    attrs = optuna.load_study(study_name=name, storage=store).user_attrs
+    try:
+        return RunConfig.model_validate_json(json.dumps(attrs.get(_SETTINGS)))
+    except ValidationError:
+        raise UserError(
+            f"the study {name!r} does not say what its settings are in a way that is known here",
+            where="STUDY",
+            rule="a study is read by the version of regsearch that began it, or a later one",
+            cure="run its space file again first, or use the version that began it: "
+            f"{attrs.get('regsearch.versions', {}).get('regsearch', 'unknown')}",
+        ) from None

@@ -1,0 +1,389 @@
+"""Optuna's relational store, with every step of the ledger as one transaction of its own.
+
+Optuna's public calls read, decide and write in separate transactions, between which other
+processes act. The steps here use its tables (`optuna.storages._rdb.models`, whose version Optuna
+checks when it opens a store) so that each of them happens once or not at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sql
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.orm import Session
+
+OWNER, ATTEMPT, HISTORY, REASON = (
+    f"regsearch.{name}" for name in ("owner", "attempt", "history", "reason")
+)
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""The states that count towards `study.trials`. A failed trial is made up for by another."""
+
+PATIENCE_SEC = 300.0
+"""How long a store that is locked or away is waited for, beyond its own timeout."""
+SLOW_SEC = 1.0
+"""A step that took so long was hindered: others may have been, too, and are silent for that."""
+MAX_FRUITLESS_ATTEMPTS = 10
+"""So many attempts that die in a row without a new epoch, and the trial has FAILed."""
+
+_FIRST_PAUSE_SEC, _MAX_PAUSE_SEC = 0.05, 2.0
+_PERMANENT = ("no such", "readonly", "read-only", "does not exist", "authentication")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ClaimLostError(Exception):
+    """The trial is no longer this owner's: it was found stale, and perhaps given to another."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A trial that was taken from an owner who is gone."""
+
+    number: int
+    attempt: int
+    reason: str
+    state: TrialState
+
+
+def persistent(step: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
+    """A step that waits for a locked store and reconnects to one that was away."""
+
+    @functools.wraps(step)
+    def retried(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        started, pause_sec = time.monotonic(), _FIRST_PAUSE_SEC
+        while True:
+            try:
+                return step(store, *args, **kwargs)
+            except (StorageInternalError, sql.exc.DBAPIError) as error:
+                if not _is_transient(error) or time.monotonic() > started + PATIENCE_SEC:
+                    raise
+            finally:
+                store.note_hindrance(started)
+            time.sleep(pause_sec)
+            pause_sec = min(2 * pause_sec, _MAX_PAUSE_SEC)
+
+    return retried
+
+
+def _is_transient(error: BaseException) -> bool:
+    cause = error if isinstance(error, sql.exc.DBAPIError) else error.__cause__
+    return isinstance(cause, sql.exc.OperationalError | sql.exc.InterfaceError) and not any(
+        word in str(cause.orig) for word in _PERMANENT
+    )
+
+
+class Store(RDBStorage):
+    """One connection to the store; threads may share it."""
+
+    def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
+        self.mode = threading.local()
+        self._hindered = -math.inf
+        super().__init__(url, engine_kwargs)
+
+    def close(self) -> None:
+        """Let its connections go; it can be used again."""
+        self.scoped_session.remove()
+        self.engine.dispose()
+
+    def note_hindrance(self, started: float) -> None:
+        """Remember it if a step that was begun at this `time.monotonic()` has taken long."""
+        if time.monotonic() - started > SLOW_SEC:
+            self._hindered = time.monotonic()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is begun inside only reads, and so waits for no writer (see `storage`)."""
+        before = getattr(self.mode, "reads", False)
+        self.mode.reads = True
+        try:
+            yield
+        finally:
+            self.mode.reads = before
+
+    @contextmanager
+    def _transaction(self, lock_study: int | None = None) -> Iterator[Session]:
+        """A transaction; with `lock_study`, no other of that study's runs beside it."""
+        with _create_scoped_session(self.scoped_session) as session:
+            if lock_study is not None:
+                models.StudyModel.find_or_raise_by_id(lock_study, session, for_update=True)
+            yield session
+
+    @persistent
+    def claim(self, study_id: int, budget: int, owner: str) -> int | None:
+        """Take the next trial for `owner`, a token that names this one claim.
+
+        Waiting trials come first, by number; a new one is made while finished, running and waiting
+        ones are fewer than `budget`.
+
+        Returns:
+            The trial's id; None when finished and running trials use the budget up.
+        """
+        with self._transaction(lock_study=study_id) as session:
+            running = self._in_state(session, study_id, TrialState.RUNNING)
+            mine = [t for t in running if _attr(t, OWNER) == owner]
+            if mine:  # the reply to an earlier try was lost
+                return int(mine[0].trial_id)
+            taken = len(running) + self._count(session, study_id, *FINISHED)
+            waiting = self._in_state(session, study_id, TrialState.WAITING)
+            if taken >= budget:
+                return None
+            trial = waiting[0] if waiting else self._get_prepared_new_trial(study_id, None, session)
+            trial.state, trial.datetime_start = TrialState.RUNNING, datetime.now()
+            attempt = int(_attr(trial, ATTEMPT) or 0) + 1
+            self._set_attrs(session, trial, {OWNER: owner, ATTEMPT: attempt})
+            self._beat(session, trial)
+            return int(trial.trial_id)
+
+    @persistent
+    def beat(self, trial_id: int, owner: str) -> None:
+        """Note that the owner lives.
+
+        Raises:
+            ClaimLostError: the trial is no longer its own.
+        """
+        with self._held(trial_id, owner) as (session, trial):
+            self._beat(session, trial)
+
+    @persistent
+    def report(self, trial_id: int, owner: str, epoch: int, value: float) -> None:
+        """Record the metric's value after an epoch; once more changes nothing.
+
+        Raises:
+            ClaimLostError: the trial is no longer its own.
+        """
+        with self._held(trial_id, owner) as (session, trial):
+            self._set_trial_intermediate_value_without_commit(session, trial_id, epoch, value)
+            self._beat(session, trial)
+
+    @persistent
+    def finish(
+        self,
+        trial_id: int,
+        owner: str,
+        state: TrialState,
+        value: float | None = None,
+        reason: str = "",
+    ) -> None:
+        """Settle a trial as COMPLETE, PRUNED or FAIL; once more changes nothing.
+
+        Raises:
+            ClaimLostError: the trial is no longer its own, so its result is to be dropped.
+        """
+        with self._held(trial_id, owner, finished_too=True) as (session, trial):
+            if trial.state != TrialState.RUNNING:
+                return  # the reply to an earlier try was lost
+            if value is not None:
+                self._set_trial_value_without_commit(session, trial, 0, value)
+            if reason:
+                self._set_attrs(session, trial, {REASON: reason})
+            trial.state, trial.datetime_complete = state, datetime.now()
+
+    @persistent
+    def give_back(self, trial_id: int, owner: str, reason: str) -> None:
+        """Let a running trial wait for another attempt.
+
+        Raises:
+            ClaimLostError: the trial is no longer its own.
+        """
+        with self._held(trial_id, owner) as (session, trial):
+            self._requeue(session, trial, reason)
+
+    @persistent
+    def sweep(self, study_id: int, grace_sec: float, is_dead: Callable[[str], bool]) -> list[Swept]:
+        """Take the running trials whose owner is dead, or has not been heard of for `grace_sec`.
+
+        They wait for another attempt; a trial that keeps dying without a new epoch FAILs. A store
+        that was locked or away makes nobody stale: silence counts from when it was there again.
+        """
+        started = time.monotonic()
+        with self._transaction(lock_study=study_id) as session:
+            self.note_hindrance(started)
+            unhindered_sec = time.monotonic() - self._hindered
+            now = _naive(session.execute(sql.select(sql.func.now())).scalar_one())
+            swept = []
+            for trial in self._in_state(session, study_id, TrialState.RUNNING, lock=True):
+                owner, silent_sec = str(_attr(trial, OWNER) or ""), _silence_sec(trial, now)
+                if owner and is_dead(owner):
+                    swept.append(self._requeue(session, trial, "its process died"))
+                elif min(silent_sec, unhindered_sec) > grace_sec:
+                    reason = f"its worker was not heard of for {silent_sec:.0f} s"
+                    swept.append(self._requeue(session, trial, reason))
+            return swept
+
+    @persistent
+    def heartbeat_ages(self, study_id: int) -> dict[int, float]:
+        """Seconds since the last heartbeat of each running trial (number), by the store's clock."""
+        with self.reading(), self._transaction() as session:
+            now = _naive(session.execute(sql.select(sql.func.now())).scalar_one())
+            running = self._in_state(session, study_id, TrialState.RUNNING)
+            return {trial.number: _silence_sec(trial, now) for trial in running}
+
+    @persistent
+    def keep_study_attr(self, study_id: int, key: str, value: Any, *, replace: bool = False) -> Any:
+        """Set a study's user attribute unless it is there (or `replace`); what it has now."""
+        model = models.StudyUserAttributeModel
+        with self._transaction(lock_study=study_id) as session:
+            row = session.query(model).filter_by(study_id=study_id, key=key).one_or_none()
+            if row is None:
+                session.add(model(study_id=study_id, key=key, value_json=json.dumps(value)))
+            elif replace:
+                row.value_json = json.dumps(value)
+            else:
+                return json.loads(str(row.value_json))
+            return value
+
+    @persistent
+    def enqueue(
+        self, study_id: int, trial: FrozenTrial, unless: Callable[[list[FrozenTrial]], bool]
+    ) -> None:
+        """Add a waiting trial, unless something holds for the study's trials."""
+        with self._transaction(lock_study=study_id) as session:
+            present = session.query(models.TrialModel).filter_by(study_id=study_id).all()
+            if not unless([self._build_frozen_trial_from_trial_model(t) for t in present]):
+                self._get_prepared_new_trial(study_id, trial, session)
+
+    @persistent
+    def set_distributions(self, study_id: int, distributions: dict[str, str]) -> None:
+        """Write other distributions (JSON) of some parameters onto all trials of a study."""
+        with self._transaction(lock_study=study_id) as session:
+            trials = sql.select(models.TrialModel.trial_id).filter_by(study_id=study_id)
+            for name, distribution in distributions.items():
+                session.execute(
+                    sql.update(models.TrialParamModel)
+                    .where(models.TrialParamModel.param_name == name)
+                    .where(models.TrialParamModel.trial_id.in_(trials))
+                    .values(distribution_json=distribution)
+                    .execution_options(synchronize_session=False)
+                )
+
+    @contextmanager
+    def _held(
+        self, trial_id: int, owner: str, *, finished_too: bool = False
+    ) -> Iterator[tuple[Session, Any]]:
+        """The trial's row, locked, if it is still its owner's."""
+        with self._transaction() as session:
+            trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            is_open = trial.state == TrialState.RUNNING
+            is_open |= finished_too and trial.state.is_finished()
+            if not is_open or _attr(trial, OWNER) != owner:
+                raise ClaimLostError(f"trial {trial.number} is {trial.state.name}, by another")
+            yield session, trial
+
+    def _requeue(self, session: Session, trial: Any, reason: str) -> Swept:
+        """RUNNING to WAITING, with a note of the attempt; FAIL where attempts lead nowhere."""
+        epoch = max((v.step for v in trial.intermediate_values), default=0)
+        attempt = int(_attr(trial, ATTEMPT) or 0)
+        ended = {"attempt": attempt, "owner": _attr(trial, OWNER), "end": reason, "epoch": epoch}
+        history = [*(_attr(trial, HISTORY) or []), ended]
+        self._set_attrs(session, trial, {HISTORY: history, OWNER: ""})
+        for heartbeat in trial.heartbeats:
+            session.delete(heartbeat)
+        last = history[-MAX_FRUITLESS_ATTEMPTS:]
+        fruitless = len(last) == MAX_FRUITLESS_ATTEMPTS and last[0]["epoch"] == epoch
+        if fruitless and reason != "interrupted":
+            reason = f"{len(last)} attempts ended without a new epoch, the last: {reason}"
+            self._set_attrs(session, trial, {REASON: reason})
+            trial.state, trial.datetime_complete = TrialState.FAIL, datetime.now()
+        else:
+            trial.state = TrialState.WAITING
+        return Swept(trial.number, attempt, reason, trial.state)
+
+    def _beat(self, session: Session, trial: Any) -> None:
+        if trial.heartbeats:
+            trial.heartbeats[0].heartbeat = sql.func.now()
+        else:
+            session.add(models.TrialHeartbeatModel(trial_id=trial.trial_id))
+
+    def _set_attrs(self, session: Session, trial: Any, attrs: dict[str, Any]) -> None:
+        for key, value in attrs.items():
+            self._set_trial_attr_without_commit(
+                session, models.TrialUserAttributeModel, trial.trial_id, key, value
+            )
+        session.expire(trial, ["user_attributes"])
+
+    def _in_state(
+        self, session: Session, study_id: int, state: TrialState, *, lock: bool = False
+    ) -> list[Any]:
+        query = session.query(models.TrialModel).filter_by(study_id=study_id, state=state)
+        query = query.order_by(models.TrialModel.number)
+        return list(query.with_for_update().all() if lock else query.all())
+
+    def _count(self, session: Session, study_id: int, *states: TrialState) -> int:
+        query = session.query(models.TrialModel).filter_by(study_id=study_id)
+        return int(query.filter(models.TrialModel.state.in_(states)).count())
+
+
+def _attr(trial: Any, key: str) -> Any:
+    found = (a.value_json for a in trial.user_attributes if a.key == key)
+    text = next(found, None)
+    return None if text is None else json.loads(text)
+
+
+def _silence_sec(trial: Any, now: datetime) -> float:
+    """How long a running trial has not been heard of; from its start, if it never was."""
+    started = trial._datetime_start_utc
+    heard = _naive(trial.heartbeats[0].heartbeat) if trial.heartbeats else started
+    return (now - heard).total_seconds() if heard else 0.0
+
+
+def _naive(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=None)
+
+
+_READS = (
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_all_studies",
+    "get_trial_id_from_study_id_trial_number",
+    "get_trial_param",
+    "get_trial",
+    "_get_trials",
+    "_get_best_trial_id",
+)
+_WRITES = (
+    "create_new_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "_set_trial_param",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+)
+
+
+def _patient(name: str, *, reads: bool) -> Callable[..., Any]:
+    """Optuna's own method, as patient as the steps above."""
+    method = getattr(RDBStorage, name)
+
+    @functools.wraps(method)
+    @persistent
+    def patient(store: Store, *args: Any, **kwargs: Any) -> Any:
+        if not reads:
+            return method(store, *args, **kwargs)
+        with store.reading():
+            return method(store, *args, **kwargs)
+
+    return patient
+
+
+for _name in _READS:
+    setattr(Store, _name, _patient(_name, reads=True))
+for _name in _WRITES:
+    setattr(Store, _name, _patient(_name, reads=False))

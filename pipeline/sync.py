@@ -1,0 +1,78 @@
+"""`regsearch sync`: MLflow brought up to date from the journal and the store, and the champion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from pipeline.calibration import as_trained
+from pipeline.datasets import load_splits
+from pipeline.finalists import Finalist, Registrar
+from pipeline.mirroring import agree, open_mirror
+from pipeline.progress import View
+from pipeline.status import open_ledgers
+from pipeline.study.ledger import Ledger
+from pipeline.tracking import Finding
+from pipeline.tracking import Report as DeliveryReport
+from pipeline.training.data import DeviceData
+from pipeline.weights import WeightStore
+
+TIMEOUT_SEC = 600.0
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What came of one study.
+
+    Attributes:
+        delivery: what MLflow has not taken of the journal.
+        findings: what was not as the store has it.
+        finalists: what is registered, of a study that is over.
+    """
+
+    study: str
+    delivery: DeliveryReport
+    findings: list[Finding] = field(default_factory=list)
+    finalists: list[Finalist] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether MLflow has it all."""
+        mended = all(finding.fixed for finding in self.findings)
+        return self.delivery.complete and mended and not any(f.problem for f in self.finalists)
+
+
+def sync_studies(storage: str, study: str | None, view: View) -> list[Synced]:
+    """Deliver the journal of one study of a store, or of all, and mend what differs.
+
+    Raises:
+        UserError: there is no such store or study, or MLflow does not answer.
+    """
+    return [_sync(ledger, view) for ledger in open_ledgers(storage, study)]
+
+
+def _sync(ledger: Ledger, view: View) -> Synced:
+    name = ledger.config.study.name
+    view.note(f"{name}: delivering its journal")
+    mirror = open_mirror(ledger)
+    try:
+        mirror.flush(TIMEOUT_SEC)
+        findings = agree(ledger, mirror)
+        finalists = []
+        if ledger.is_over():
+            view.note(f"{name}: registering its champion and baselines")
+            finalists = registrar(ledger, view).register_all(mirror)
+    finally:
+        delivery = mirror.close()
+    return Synced(name, delivery, findings, finalists)
+
+
+def registrar(ledger: Ledger, view: View) -> Registrar:
+    """What registers the finalists of a study that is read from its store."""
+    config = as_trained(ledger.config, ledger.study.user_attrs.get("regsearch.calibration"))
+    splits = load_splits(config.data, config.study.seed, view.loading)
+    ledger.require_same_data(splits.digest)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = DeviceData.from_splits(splits, device, config.study.seed)
+    return Registrar(config, ledger, WeightStore(ledger.uuid), data, splits)

@@ -1,0 +1,93 @@
+"""How many workers, on which devices, with how many threads each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.calibration import Calibration, Precision, as_trained, calibrate
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+from pipeline.models import build_model
+from pipeline.seeding import TrialSeeds
+from pipeline.study.ledger import Ledger
+from pipeline.training.data import DeviceData
+from pipeline.training.loop import Trainer
+
+MAX_AUTO_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who trains how.
+
+    Attributes:
+        config: the study's settings, with the precision in which trials are trained.
+        devices: a device for each worker.
+        threads: torch's threads in each worker; 0 leaves torch's choice.
+    """
+
+    config: RunConfig
+    devices: tuple[str, ...]
+    threads: int
+
+
+def resolve_devices(device: str) -> tuple[str, ...]:
+    """`auto`, `cpu`, `cuda` or `cuda:i` as the devices that are there; `auto` takes every GPU.
+
+    Raises:
+        UserError: for another word, or a GPU that this machine doesn't have.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = tuple(f"cuda:{i}" for i in range(available))
+    if device in ("auto", "cuda") and gpus:
+        return gpus if device == "auto" else gpus[:1]
+    if device in ("auto", "cpu"):
+        return ("cpu",)
+    if device not in gpus:
+        names = ", ".join(["auto", "cpu", *(["cuda"] if gpus else []), *gpus])
+        raise UserError(
+            f"there is no device {device!r} on this machine",
+            where="--device",
+            rule=f"one of {names}",
+            cure="leave the option out to use the best there is",
+        )
+    return (device,)
+
+
+def make_plan(
+    config: RunConfig,
+    data: DeviceData,
+    ledger: Ledger,
+    devices: tuple[str, ...],
+    num_workers: int | None,
+) -> Plan:
+    """One worker a GPU; on the CPU as many as its cores hold, with threads that were measured once.
+
+    A study keeps its threads and its precision, since they decide how sums come out: a later run
+    with more workers has no fewer threads in each.
+    """
+    if devices != ("cpu",):
+        count = len(devices) if num_workers is None else num_workers
+        return Plan(config, tuple(devices[i % len(devices)] for i in range(count)), threads=0)
+
+    def trainer(precision: Precision) -> Trainer:
+        chosen = config.with_overrides({"training.precision": precision})
+        model = build_model(config.model, config.regularization, data.image_shape, data.num_classes)
+        seeds = TrialSeeds.of(config.study.seed, 0)
+        return Trainer(model, data, chosen, config.study.metric, seeds)
+
+    cores = torch.get_num_threads()
+    measured = ledger.fixed("calibration", lambda: calibrate(trainer, num_workers).to_dict())
+    calibration = Calibration(**measured)
+    fitting = min(max(1, _num_cores(cores) // calibration.threads), MAX_AUTO_WORKERS)
+    count = min(fitting, config.study.trials) if num_workers is None else num_workers
+    return Plan(as_trained(config, measured), ("cpu",) * count, calibration.threads)
+
+
+def _num_cores(threads: int) -> int:
+    """The cores that this process may use; torch's own count follows `OMP_NUM_THREADS`."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(threads, usable or 1)

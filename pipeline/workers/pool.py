@@ -1,0 +1,112 @@
+"""The worker processes of one run: started, watched, restarted, stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
+
+from pipeline.workers.worker import EXIT_DONE, EXIT_MISTAKE, EXIT_STOPPED, Job, work
+
+QUICK_SEC = 20.0
+MAX_QUICK_FAULTS, MAX_QUICK_KILLS = 3, 30
+"""A worker that dies so soon after its start, so many times in a row, is not started again."""
+
+_SPAWN = multiprocessing.get_context("spawn")  # torch's threads and CUDA don't survive a fork
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker that ended otherwise than done: by a signal (its negative number) or a code."""
+
+    job: Job
+    exit_code: int
+    is_final: bool
+
+    @property
+    def text(self) -> str:
+        """Why, in a few words."""
+        if self.exit_code < 0:
+            return f"was killed by signal {-self.exit_code}"
+        return f"ended with code {self.exit_code}; see {self.job.log}"
+
+    def last_words(self, lines: int = 12) -> str:
+        """The end of what it printed."""
+        try:
+            return "\n".join(self.job.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+
+class _Worker:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.quick_deaths = 0
+        self.start()
+
+    def start(self) -> None:
+        self.started = time.monotonic()
+        self.process: SpawnProcess = _SPAWN.Process(
+            target=work, args=(self.job,), name=self.job.name
+        )
+        self.process.start()
+
+
+class Pool:
+    """Runs one process a job, and starts those anew that are killed."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._workers = [_Worker(job) for job in jobs]
+        self._stopping = False
+
+    @property
+    def num_workers(self) -> int:
+        """How many are not done, as far as `reap` has seen."""
+        return len(self._workers)
+
+    def reap(self) -> list[Death]:
+        """The workers that died since the last call; each has been started again, unless final."""
+        deaths = []
+        for worker in list(self._workers):
+            code = worker.process.exitcode
+            if code is None:
+                continue
+            if code == EXIT_DONE or (self._stopping and code == EXIT_STOPPED):
+                self._drop(worker)
+                continue
+            quick = time.monotonic() - worker.started < QUICK_SEC
+            worker.quick_deaths = worker.quick_deaths + 1 if quick else 0
+            most = MAX_QUICK_KILLS if code < 0 else MAX_QUICK_FAULTS
+            final = self._stopping or code == EXIT_MISTAKE or worker.quick_deaths >= most
+            deaths.append(Death(worker.job, code, final))
+            if final:
+                self._drop(worker)
+            else:
+                worker.process.close()
+                worker.start()
+        return deaths
+
+    def stop(self, timeout_sec: float) -> None:
+        """Ask all to give their trials back and end; kill those that don't in time."""
+        self._stopping = True
+        deadline = time.monotonic() + timeout_sec
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+        self.kill()
+
+    def kill(self) -> None:
+        """End all at once."""
+        self._stopping = True
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+
+    def _drop(self, worker: _Worker) -> None:
+        worker.process.join()
+        worker.process.close()
+        self._workers.remove(worker)

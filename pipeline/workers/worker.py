@@ -1,0 +1,133 @@
+"""A worker process: claims trials of a study and runs them until none is left.
+
+It talks to nobody but the store, the journal and its own files, so that a kill at any moment leaves
+no lock or pipe half-used.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.errors import UserError, redact
+
+BEAT_SEC = 2.0
+IDLE_SEC = 0.3
+STOP_SIGNAL = signal.SIGTERM
+
+EXIT_DONE, EXIT_FAULT, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 143
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is to do; it travels to the process through a pipe, never by arguments.
+
+    Attributes:
+        name: names the worker, in MLflow and on the screen.
+        config: the study's settings.
+        trained: the same, with the precision in which trials are trained.
+        storage: the store's URL.
+        device: a device's name, such as `cuda:1`.
+        threads: torch's threads; 0 leaves torch's own choice.
+        deadline: no trial is begun after this `time.time()`; infinite for none.
+        forgiven: trials that had failed before this run began.
+        log: where its output goes.
+    """
+
+    name: str
+    config: RunConfig
+    trained: RunConfig
+    storage: str
+    device: str
+    threads: int
+    deadline: float
+    forgiven: tuple[int, ...]
+    log: Path
+
+
+def work(job: Job) -> None:
+    """The process's whole life; its exit code is 0 when there is nothing left to do."""
+    parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: see `Pool.stop`
+    signal.signal(STOP_SIGNAL, _stop)
+    _redirect_output(job.log)
+    try:
+        _run_trials(job, parent)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_STOPPED)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_MISTAKE)
+    except Exception as error:  # noqa: BLE001 - a traceback may show a password
+        import traceback
+
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
+        sys.exit(EXIT_FAULT)
+
+
+def _run_trials(job: Job, parent: int) -> None:
+    """Claim and run until the study or the time is over, or too many trials have failed."""
+    # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import torch
+
+    from pipeline.checkpoints import CheckpointStore
+    from pipeline.datasets import load_splits
+    from pipeline.journal import JournalWriter, journal_folder
+    from pipeline.study.ledger import Ledger
+    from pipeline.study.storage import open_storage
+    from pipeline.training.data import DeviceData
+    from pipeline.trial import TrialRunner
+    from pipeline.weights import WeightStore
+
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    config = job.config
+    splits = load_splits(config.data, config.study.seed)
+    ledger = Ledger(config, open_storage(job.storage))
+    ledger.require_same_data(splits.digest)
+    data = DeviceData.from_splits(splits, torch.device(job.device), config.study.seed)
+    journal = JournalWriter(journal_folder(ledger.uuid))
+    stores = (CheckpointStore(ledger.uuid), WeightStore(ledger.uuid))
+    runner = TrialRunner(job.trained, data, ledger, journal, *stores, worker=job.name)
+    threading.Thread(target=_watch, args=(ledger, parent), daemon=True).start()
+    limit = config.study.max_consecutive_failures
+    while time.time() < job.deadline and len(ledger.failures_in_a_row(job.forgiven)) < limit:
+        claim = ledger.claim()
+        if claim is not None:
+            runner.run(claim)
+        elif ledger.is_over():
+            return
+        else:  # the running trials use the budget up, unless one fails
+            time.sleep(IDLE_SEC)
+
+
+def _watch(ledger: Any, parent: int) -> None:
+    """Beat for the trial that is held, and stop this process when its coordinator is gone."""
+    while True:
+        ledger.beat()
+        for _ in range(4):
+            time.sleep(BEAT_SEC / 4)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), STOP_SIGNAL)
+                return
+
+
+def _stop(*_: object) -> None:
+    signal.signal(STOP_SIGNAL, signal.SIG_IGN)  # once is enough: what follows is cleaning up
+    raise KeyboardInterrupt
+
+
+def _redirect_output(log: Path) -> None:
+    """Prints and warnings of whatever library go to a file, not into the progress view."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)

@@ -1,0 +1,93 @@
+"""Contract rows 7, 8, 9 and 32: many processes on one store, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from pipeline.study.ledger import Ledger
+from pipeline.study.storage import open_storage
+from pipeline.study.store import HISTORY
+from tests.faults.conftest import StoreUrl
+from tests.faults.players import Player, at_once, players
+from tests.spaces import tiny_config
+
+ROUNDS = [pytest.param(1, id="1 round"), pytest.param(10, id="10 rounds", marks=pytest.mark.slow)]
+
+
+def numbers_and_states(url: str) -> tuple[list[int], Counter[str]]:
+    with closing(open_storage(url)) as store:
+        trials = optuna.load_study(study_name="tiny", storage=store).get_trials()
+    return [trial.number for trial in trials], Counter(trial.state.name for trial in trials)
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_row_9_first_start_of_eight_processes(
+    store_url: StoreUrl, team: list[Player], rounds: int
+) -> None:
+    """All start, agree on one study, and queue its two baselines once."""
+    for _ in range(rounds):
+        url = store_url()
+        assert len(set(at_once(team, do="open", url=url))) == 1
+        assert numbers_and_states(url) == ([0, 1], Counter(WAITING=2))
+
+
+def settings(trials: int) -> dict[str, Any]:
+    return {"study.trials": trials, "study.sampler.kind": "random"}
+
+
+def books(url: str, folder: Path, trials: int) -> Ledger:
+    given = (f"{key}={value}" for key, value in settings(trials).items())
+    return Ledger(tiny_config(folder, *given), open_storage(url))
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_row_7_eight_workers_claim_200_queued_trials_once_each(
+    store_url: StoreUrl, team: list[Player], tmp_path: Path, rounds: int
+) -> None:
+    for _ in range(rounds):
+        url = store_url()
+        ledger = books(url, tmp_path, 200)
+        for i in range(198):  # the baselines are two
+            ledger.study.enqueue_trial({"regularization.dropout": i / 400})
+        ledger.store.close()
+        answers = at_once(team, do="drain", url=url, settings=settings(200))
+        done = sorted(number for answer in answers for number in answer["done"])
+        assert done == list(range(200))
+        assert numbers_and_states(url) == (list(range(200)), Counter(COMPLETE=200))
+
+
+@pytest.mark.parametrize("trials", [20, pytest.param(300, marks=pytest.mark.slow)])
+def test_row_32_eight_workers_finish_exactly_so_many_trials(
+    store_url: StoreUrl, team: list[Player], trials: int
+) -> None:
+    url = store_url()
+    answers = at_once(team, do="drain", url=url, settings=settings(trials), epochs=1)
+    done = sorted(number for answer in answers for number in answer["done"])
+    assert done == list(range(trials))
+    assert numbers_and_states(url) == (list(range(trials)), Counter(COMPLETE=trials))
+
+
+def test_row_8_eight_sweepers_give_each_of_30_stale_trials_one_more_attempt(
+    store_url: StoreUrl, team: list[Player], tmp_path: Path
+) -> None:
+    url = store_url()
+    with players(1) as (victim,):
+        held = victim.ask(do="claim", url=url, settings=settings(30), count=30)
+        assert held == list(range(30))
+        os.kill(victim.process.pid, 9)
+        victim.process.wait()
+    swept = at_once(team, do="sweep", url=url, settings=settings(30))
+    assert sorted(number for numbers in swept for number in numbers) == list(range(30))
+    ledger = books(url, tmp_path, 30)
+    waiting = ledger.trials(TrialState.WAITING)
+    ledger.store.close()
+    assert [trial.number for trial in waiting] == list(range(30))
+    assert all(len(trial.user_attrs[HISTORY]) == 1 for trial in waiting)
