@@ -2,56 +2,51 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
+
+from pipeline.state_store import StateStore
 
 WEIGHTS_ROOT = Path("mlruns/weights")
 
 
-class WeightStore:
-    """One file a trial, under the study's own folder.
+class WeightStore(StateStore):
+    """One model's state a trial; see `StateStore`."""
 
-    Args:
-        study_uuid: names the folder.
-        root: where the studies' folders are.
-    """
+    suffix: ClassVar[str] = ".pt"
 
     def __init__(self, study_uuid: str, root: Path = WEIGHTS_ROOT) -> None:
-        self.folder = root / study_uuid
-
-    def path(self, trial: int) -> Path:
-        return self.folder / f"trial-{trial:05d}.pt"
+        super().__init__(study_uuid, root)
 
     def save(self, trial: int, model: nn.Module) -> None:
-        """Write a model's state, whole or not at all: a temporary file, flushed, then renamed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(trial)
-        temporary = path.with_suffix(".tmp")
-        state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-    def load(self, trial: int) -> dict[str, Tensor]:
-        """A trial's state, read as tensors only; no code in the file is run.
+        """Write a model's state, whole or not at all.
 
         Raises:
-            FileNotFoundError: when this trial's weights were not kept.
+            OSError: it could not be written, as on a full disk; an old file is as it was.
         """
-        state: dict[str, Tensor] = torch.load(
-            self.path(trial), map_location="cpu", weights_only=True
-        )
-        return state
+        self._write(trial, model.state_dict())
 
-    def keep_only(self, trials: Collection[int]) -> None:
-        """Remove all other trials' weights, and what a crash left half written."""
-        kept = {self.path(trial) for trial in trials}
-        for path in self.folder.glob("trial-*"):
-            if path not in kept:
-                path.unlink()
+    def load(self, trial: int) -> dict[str, Tensor]:
+        """A trial's state on the CPU, read as tensors only; no code in the file is run.
+
+        Raises:
+            FileNotFoundError: this trial's weights were not kept.
+            DamagedFileError: the file is not, or no longer, what was saved.
+        """
+        return self._read(trial)
+
+    def keep_only(self, needed: Callable[[int], bool]) -> None:
+        """Remove the weights of the trials that are not needed, and what a crash left half written.
+
+        Args:
+            needed: asked for each trial that has a file, after they were listed. So what it reads
+                of the study is newer than the list, and weights that are saved meanwhile are safe.
+                A trial that still runs is needed: its weights come before its verdict.
+        """
+        for trial in self.trials():
+            if not needed(trial):
+                self.remove(trial)
+        self.remove_leftovers()

@@ -1,0 +1,1 @@
+"""What a search survives: one file for each kind of fault."""
