@@ -27,26 +27,30 @@ def recipe(
     sections: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> Recipe:
-    training |= {"epochs": epochs, "batch_size": batch_size, "precision": "float32"}
+    training = {"precision": "float32"} | training
+    training |= {"epochs": epochs, "batch_size": batch_size}
     training["optimizer"] = optimizer or {"learning_rate": 0.01}
     return Recipe.model_validate(
         {"training": training, "lr_schedule": {"kind": "constant"}} | dict(sections or {})
     )
 
 
-def split(num_images: int, seed: int, low: int = 0, high: int = 256) -> DeviceSplit:
+def split(
+    num_images: int, seed: int, low: int = 0, high: int = 256, num_channels: int = 1
+) -> DeviceSplit:
     chance = torch.Generator().manual_seed(seed)
-    shape = (num_images, 1, 8, 8)
+    shape = (num_images, num_channels, 8, 8)
     images = torch.randint(low, high, shape, dtype=torch.uint8, generator=chance)
     return DeviceSplit(images, torch.randint(0, 3, (num_images,), generator=chance))
 
 
-def random_data(num_train: int = 32) -> DeviceData:
+def random_data(num_train: int = 32, num_channels: int = 1) -> DeviceData:
     """Training images are dark and the others bright: a pixel tells where it comes from."""
-    train = split(num_train, seed=1, high=128)
+    train = split(num_train, seed=1, high=128, num_channels=num_channels)
+    validation = split(20, seed=2, low=128, num_channels=num_channels)
     probe = DeviceSplit(train.images[:12], train.labels[:12])
-    half = torch.full((1, 1, 1, 1), 0.5)
-    return DeviceData(train, split(20, seed=2, low=128), probe, half, half, num_classes=3)
+    half = torch.full((1, num_channels, 1, 1), 0.5)
+    return DeviceData(train, validation, probe, half, half, num_classes=3)
 
 
 def net(rate: float = 0.0) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -53,3 +53,19 @@ class EarlyStopping:
     def restore(self, model: nn.Module) -> None:
         """Put the best weights back."""
         model.load_state_dict(self.best_weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was observed so far; the weights are not copied."""
+        return {
+            "best_epoch": self.best_epoch,
+            "best_metrics": self.best_metrics,
+            "best_weights": self.best_weights,
+            "waited_from": self._waited_from,
+            "mark": self._mark,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; its weights are taken over, wherever they are."""
+        self.best_epoch = state["best_epoch"]
+        self.best_metrics, self.best_weights = state["best_metrics"], state["best_weights"]
+        self._waited_from, self._mark = state["waited_from"], state["mark"]

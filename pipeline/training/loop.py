@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,20 @@ from pipeline.training.early_stopping import EarlyStopping
 from pipeline.training.metrics import Metric, classification_metrics
 from pipeline.training.precision import resolve_precision
 from pipeline.training.recipe import Recipe
+from pipeline.training.resuming import (
+    default_streams,
+    identity,
+    require_same,
+    set_default_streams,
+)
 from pipeline.training.step import TrainStep
 
 EVAL_BATCH = 1_000
 """Images of 32x32 that are scored at once; fewer where they are larger."""
 
 Report = Callable[[int, Mapping[str, float]], None]
-"""Called with each epoch (from 1) and its metrics. What it raises ends the training."""
+"""Called with each epoch (from 1) and its metrics. What it raises ends the training, whose
+`state_dict` it may take."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -83,6 +91,9 @@ class Trainer:
     def fit(self, report: Report) -> FitResult:
         """Train to the last epoch or until patience runs out.
 
+        After `load_state_dict` this goes on with the next epoch; if there is none, nothing is
+        reported and the best weights are put back.
+
         Raises:
             NonFiniteLossError: as soon as an epoch gives a number that is not finite.
             Exception: whatever `report` raises.
@@ -101,6 +112,36 @@ class Trainer:
         self.model.eval()
         best = self.early_stopping
         return FitResult(best.best_epoch, best.best_metrics, self.epoch, allowed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on, for use in `report`.
+
+        Tensors are not copied, and the next update changes them: save it at once.
+        """
+        return {
+            "identity": identity(self.model, self.data, self.recipe),
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "step": self.step.state_dict(),
+            "early_stopping": self.early_stopping.state_dict(),
+            "order_stream": self.order_stream.get_state(),
+            "default_streams": default_streams(self.device),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state, its tensors included, and the device's default generator: `fit` next.
+
+        Raises:
+            OtherTrainingError: it is of another net, recipe, device type or number of images;
+                nothing has changed.
+        """
+        require_same(state.get("identity", {}), identity(self.model, self.data, self.recipe))
+        self.epoch = state["epoch"]
+        self.model.load_state_dict(state["model"])
+        self.step.load_state_dict(state["step"])
+        self.early_stopping.load_state_dict(state["early_stopping"])
+        self.order_stream.set_state(state["order_stream"])
+        set_default_streams(state["default_streams"], self.device)
 
     def _train_epoch(self) -> dict[str, float]:
         started = time.perf_counter()

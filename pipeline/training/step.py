@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,28 @@ class TrainStep:
     def averaged(self) -> AbstractContextManager[None]:
         """The model holds the weights that are to be scored: the average where there is one."""
         return nullcontext() if self.average is None else self.average.applied_to(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the model's own state, between two epochs; tensors are not copied."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "augmentation_stream": self.augmentation_stream.get_state(),
+            "mixing_stream": self.mixing_stream.get_state(),
+            "num_updates": self.num_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the saved state of a step with the same settings; tensors are taken over."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.augmentation_stream.set_state(state["augmentation_stream"])
+        self.mixing_stream.set_state(state["mixing_stream"])
+        self.num_updates = state["num_updates"]
+        self.sums.zero_()
 
     def _batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Targets]:
         """The augmented, normalised and mixed images (N, C, H, W) float, and their targets."""
