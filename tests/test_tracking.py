@@ -1,9 +1,11 @@
-"""MLflow mirrors the study, whatever happens to MLflow."""
+"""MLflow mirrors the study's journal, whatever order and however often it comes."""
 
 from __future__ import annotations
 
 import socket
-import threading
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,71 +13,91 @@ import mlflow
 import optuna
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError, redact
-from pipeline.tracking import DatasetInfo, Mirror, connect
-from pipeline.tracking.delivery import Delivery
-from pipeline.tracking.runs import StudyRuns, is_final
-from pipeline.tracking.updates import Point, RunUpdate, coalesce
+from pipeline.events import (
+    EpochEnded,
+    Note,
+    StudyEnded,
+    StudyProgress,
+    StudyStarted,
+    TrialRequeued,
+    TrialStarted,
+)
+from pipeline.journal import journal_folder
+from pipeline.study.storage import open_storage
+from pipeline.tracking import connect
+from pipeline.tracking.runs import StudyRuns
+from pipeline.tracking.updates import Point, RunUpdate, coalesce, to_updates
+from tests.conftest import enter
+from tests.mirrors import (
+    DIGITS,
+    curve,
+    deliver,
+    ended,
+    epoch,
+    lived,
+    open_mirror,
+    picture,
+    started,
+    trial_runs,
+    write,
+)
 
-DIGITS = DatasetInfo("digits", "0123456789abcdef", {"kind": "digits"}, {"num_images": 1797})
 
-
-def open_mirror(study_id: str = "id-1", space: str = "trials: 3\n") -> Mirror:
-    return Mirror.open("my study", study_id, DIGITS, artifacts={"space.yaml": space})
-
-
-def trial_runs(mirror: Mirror) -> dict[str, Run]:
-    runs = MlflowClient().search_runs(
-        [mirror.experiment_id], f"tags.`mlflow.parentRunId` = '{mirror.run_id}'"
-    )
-    return {run.data.tags["regsearch.trial"]: run for run in runs}
-
-
-def curve(run: Run, name: str) -> list[tuple[int, float]]:
-    history = MlflowClient().get_metric_history(run.info.run_id, name)
-    return [(point.step, point.value) for point in history]
+def open_runs() -> StudyRuns:
+    return StudyRuns.open(connect(), "my study", "id-1", DIGITS, "a maker")
 
 
 @pytest.mark.usefixtures("workspace")
 def test_a_study_is_seen_in_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    mirror = open_mirror()
-    for number, (state, reason) in enumerate(
-        [("COMPLETE", None), ("PRUNED", "worse than the median"), ("FAIL", "out of memory")]
-    ):
-        mirror.start_trial(number, {"training.optimizer.learning_rate": 1e-05, "model.width": 16})
-        for epoch in (1, 2):
-            mirror.log_epoch(number, epoch, {"validation/loss": 1 / epoch, "train/loss": 0.5})
-        mirror.end_trial(number, state, reason)
-        mirror.log_study(number, {"best": 0.5 + number / 10})
-    mirror.end_study()
-    assert mirror.close().complete
+    mirror = open_mirror(artifacts={"space.yaml": "trials: 3"}, tags={"regsearch.device": "cpu"})
+    write([StudyStarted(900)])
+    states = [("COMPLETE", "best epoch 2 of 3"), ("PRUNED", "after epoch 2"), ("FAIL", "bang")]
+    for number, (state, reason) in enumerate(states):
+        params = {"training.optimizer.learning_rate": 1e-05, "model.width": 16, "off": None}
+        tags = {"regsearch.baseline": "recipe"}
+        name = f"trial {number}"
+        write([TrialStarted(number, 1, "worker 1", name, params, 3, 1_000 + number, tags)])
+        for step in (1, 2):
+            metrics = {"validation/loss": 1 / step, "train/loss": 0.5}
+            write([EpochEnded(number, 1, step, metrics, 1_100 + step), Note("hello", 1)])
+        write([ended(number, state, reason=reason, at=2_000 + number)])
+        write([StudyProgress(number + 1, {"best": 0.5 + number / 10}, 2_100 + number)])
+    write([StudyEnded("FINISHED", 3_000)])
+    report = mirror.close(60)
+    assert report.complete, report
 
     client = MlflowClient()
     study = client.get_run(mirror.run_id)
     assert client.get_experiment(mirror.experiment_id).name == "my study"
-    assert study.data.tags["regsearch.kind"] == "study"
-    assert study.info.status == "FINISHED"
-    assert curve(study, "best") == [(0, 0.5), (1, 0.6), (2, 0.7)]
+    assert (study.data.tags["regsearch.kind"], study.info.run_name) == ("study", "my study")
+    assert study.data.tags["regsearch.device"] == "cpu"
+    assert (study.info.status, study.info.end_time) == ("FINISHED", 3_000)
+    assert curve(study, "best") == [(1, 0.5), (2, 0.6), (3, 0.7)]
     assert [file.path for file in client.list_artifacts(mirror.run_id)] == ["space.yaml"]
 
-    runs = trial_runs(mirror)
-    assert [runs[number].info.status for number in "012"] == ["FINISHED", "KILLED", "FAILED"]
-    assert [runs[number].data.tags["regsearch.state"] for number in "012"] == [
-        "COMPLETE",
-        "PRUNED",
-        "FAIL",
-    ]
-    first = runs["0"]
+    runs = trial_runs()
+    assert [runs[number].info.status for number in range(3)] == ["FINISHED", "KILLED", "FAILED"]
+    assert [
+        (run.data.tags["regsearch.state"], run.data.tags["regsearch.reason"])
+        for _, run in sorted(runs.items())
+    ] == states
+    first = runs[0]
     assert first.info.run_name == "trial 0"
-    assert first.data.tags["regsearch.kind"] == "trial"
-    assert first.data.params == {"training.optimizer.learning_rate": "1e-05", "model.width": "16"}
+    assert (first.info.start_time, first.info.end_time) == (1_000, 2_000)
+    assert first.info.run_id == mirror.trial_run_id(0)
+    assert first.data.tags["mlflow.parentRunId"] == mirror.run_id
+    assert first.data.tags["regsearch.attempt"] == "1"
+    assert first.data.tags["regsearch.worker"] == "worker 1"
+    assert first.data.tags["regsearch.baseline"] == "recipe"
+    assert first.data.params == {
+        "training.optimizer.learning_rate": "1e-05",
+        "model.width": "16",
+        "off": "None",
+    }
     assert curve(first, "validation/loss") == [(1, 1.0), (2, 0.5)]
-    assert "regsearch.reason" not in first.data.tags
-    assert runs["2"].data.tags["regsearch.reason"] == "out of memory"
     for run in (study, first):
         [dataset_input] = run.inputs.dataset_inputs
         assert dataset_input.dataset.digest == DIGITS.digest
@@ -84,47 +106,141 @@ def test_a_study_is_seen_in_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("workspace")
-def test_opening_again_resumes_the_same_runs() -> None:
-    first = open_mirror()
-    first.start_trial(7, {"x": 1})
-    first.end_trial(7, "FAIL", "killed")
-    first.end_study("KILLED")
-    first.close()
+def test_opening_again_goes_on_with_the_same_runs() -> None:
+    first = open_mirror(artifacts={"space.yaml": "trials: 3"})
+    write([StudyStarted(1), started(7, x=1), epoch(7, 1)])
+    write([TrialRequeued(7, 1, "killed", 1_500), StudyEnded("KILLED", 1_600)])
+    assert first.close(60).complete
+    [run] = trial_runs().values()
+    assert (run.info.status, run.info.end_time) == ("KILLED", 1_500)
+    assert run.data.tags["regsearch.state"] == "WAITING"
+    assert run.data.tags["regsearch.reason"] == "killed"
 
-    again = open_mirror(space="trials: 99\n")
-    assert again.run_id == first.run_id
-    again.start_trial(7, {"x": 1})
-    assert again.flush(10)
-    [run] = trial_runs(again).values()
-    assert run.info.status == "RUNNING"
-    assert run.info.run_id == again.trial_run_id(7)
-    again.close()
+    again = open_mirror(artifacts={"space.yaml": "trials: 99"})
     client = MlflowClient()
+    assert again.run_id == first.run_id
+    assert client.get_run(again.run_id).info.status == "KILLED"  # looking is not going on
+    write([StudyStarted(1_700), started(7, attempt=2, time_ms=1_800, x=1)])
+    assert again.flush(60)
+    [run] = trial_runs().values()
+    assert run.info.status == "RUNNING"
+    assert run.data.tags["regsearch.state"] == "RUNNING"
+    assert run.data.tags["regsearch.attempt"] == "2"
+    assert run.data.tags["regsearch.worker"] == "worker 2"
+    assert run.info.start_time == 1_000
+    assert run.info.run_id == again.trial_run_id(7)
     assert client.get_run(again.run_id).info.status == "RUNNING"
+
+    write([epoch(7, 2, attempt=2), ended(7, attempt=2)])
+    assert again.close(60).complete
+    [run] = trial_runs().values()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["regsearch.reason"] == ""  # not why the first attempt ended
+    assert [step for step, _ in curve(run)] == [1, 2]
     space = client.download_artifacts(again.run_id, "space.yaml")
-    assert Path(space).read_text() == "trials: 3\n"
+    assert Path(space).read_text() == "trials: 3"
 
 
 @pytest.mark.usefixtures("workspace")
 def test_another_study_of_the_same_name_has_its_own_run() -> None:
+    write([started(0)], "id-2")
     mirrors = [open_mirror("id-1"), open_mirror("id-2")]
+    assert all(mirror.flush(60) for mirror in mirrors)
     assert mirrors[0].experiment_id == mirrors[1].experiment_id
     assert mirrors[0].run_id != mirrors[1].run_id
     with pytest.raises(LookupError, match="trial 0"):
-        mirrors[1].trial_run_id(0)
+        mirrors[0].trial_run_id(0)
+    assert mirrors[1].trial_run_id(0)
     for mirror in mirrors:
-        mirror.close()
+        mirror.close(60)
 
 
 @pytest.mark.usefixtures("workspace")
 def test_values_that_are_not_finite_become_tags() -> None:
-    mirror = open_mirror()
-    mirror.start_trial(0, {})
-    mirror.log_epoch(0, 3, {"a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 1.0})
-    mirror.close()
-    [run] = trial_runs(mirror).values()
+    metrics = {"a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 1.0}
+    deliver(events=[started(0), EpochEnded(0, 1, 3, metrics, 1_003)])
+    [run] = trial_runs().values()
     assert run.data.metrics == {"d": 1.0}
     assert run.data.tags["regsearch.non_finite.b"] == "inf at step 3"
+    assert run.data.tags["regsearch.non_finite.a"] == "nan at step 3"
+
+
+@pytest.mark.usefixtures("workspace")
+def test_delivering_the_whole_journal_again_changes_nothing() -> None:
+    story = [StudyStarted(900), *lived(0), *lived(1)[:-1], started(2), epoch(2, 1)]
+    story += [TrialRequeued(2, 1, "killed", 1_900), started(2, attempt=2, time_ms=1_950)]
+    deliver(events=[*story, StudyProgress(1, {"best": 0.5}, 2_100), StudyEnded("KILLED", 2_200)])
+    before = picture()
+    assert [len(curve(run)) for _, run in sorted(trial_runs().items())] == [3, 3, 1]
+    [saved] = journal_folder("id-1").glob("delivered-*.json")
+    for content in (None, "", "[]", '{"x": "y"}'):  # as lost, torn or spoilt
+        saved.unlink() if content is None else saved.write_text(content)
+        assert deliver().complete
+        assert picture() == before
+
+
+@pytest.mark.usefixtures("workspace")
+def test_the_same_epoch_of_two_attempts_is_one_point_and_the_first_stays() -> None:
+    deliver(events=[started(0), epoch(0, 1, loss=0.9), epoch(0, 2, loss=0.8)])
+    second = [started(0, attempt=2, time_ms=1_500)]
+    second += [epoch(0, n, loss, attempt=2, time_ms=1_500 + n) for n, loss in [(2, 0.7), (3, 0.6)]]
+    deliver(events=second)  # by another process, that has to ask MLflow
+    assert curve(trial_runs()[0]) == [(1, 0.9), (2, 0.8), (3, 0.6)]
+    third = [started(0, attempt=3, time_ms=1_600)]
+    third += [epoch(0, 4, 0.5, attempt=3), epoch(0, 4, 0.4, attempt=3, time_ms=1_700)]
+    deliver(events=[*third, epoch(0, 3, 0.3, attempt=3, time_ms=1_650)])  # and within one update
+    assert sorted(curve(trial_runs()[0])) == [(1, 0.9), (2, 0.8), (3, 0.6), (4, 0.5)]
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize("together", [True, False])
+def test_what_an_older_attempt_says_late_leaves_the_status_alone(together: bool) -> None:
+    """A worker that was frozen wakes up: its curve counts, its verdict does not."""
+    now = [started(0), epoch(0, 1), TrialRequeued(0, 1, "silent", 1_400)]
+    now += [started(0, attempt=2, time_ms=1_500)]
+    late = [epoch(0, 2, 0.25, time_ms=1_600), ended(0, "FAIL", reason="late", at=1_700)]
+    if not together:
+        deliver(events=now)
+    deliver(events=late if not together else [*now, *late])
+    run = trial_runs()[0]
+    assert (run.info.status, run.info.end_time in (None, 1_400)) == ("RUNNING", True)
+    tags = run.data.tags
+    assert (tags["regsearch.state"], tags["regsearch.attempt"]) == ("RUNNING", "2")
+    assert tags["regsearch.worker"] == "worker 2"
+    assert tags.get("regsearch.reason") != "late"
+    assert curve(run) == [(1, 0.5), (2, 0.25)]
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize("together", [True, False])
+def test_a_trial_that_was_requeued_is_not_settled_by_the_attempt_that_lost_it(
+    together: bool,
+) -> None:
+    first = [started(0), TrialRequeued(0, 1, "silent", 1_400)]
+    late = [ended(0, at=1_700)]
+    if not together:
+        deliver(events=first)
+    deliver(events=late if not together else [*first, *late])
+    run = trial_runs()[0]
+    assert (run.info.status, run.data.tags["regsearch.state"]) == ("KILLED", "WAITING")
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_settled_run_is_not_opened_again_by_a_replayed_start() -> None:
+    deliver(events=lived(0))
+    open_runs().send(to_updates([started(0)])[0])
+    run = trial_runs()[0]
+    assert (run.info.status, run.data.tags["regsearch.state"]) == ("FINISHED", "COMPLETE")
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_run_that_somebody_deleted_is_made_anew() -> None:
+    runs = open_runs()
+    for update in to_updates([started(0), epoch(0, 1)]):
+        runs.send(update)
+    MlflowClient().delete_run(trial_runs()[0].info.run_id)
+    runs.send(to_updates([epoch(0, 2)])[0])
+    assert curve(trial_runs()[0]) == [(2, 0.5)]
 
 
 @pytest.mark.usefixtures("workspace")
@@ -135,7 +251,7 @@ def test_a_large_update_goes_in_calls_that_a_server_takes(monkeypatch: pytest.Mo
         assert synchronous  # whatever MLFLOW_ENABLE_ASYNC_LOGGING says
         sizes.append((len(metrics), len(params), len(tags)))
 
-    runs = StudyRuns.open(connect(), "s", "id-1", DIGITS)
+    runs = open_runs()
     monkeypatch.setattr(runs.client, "log_batch", log_batch)
     params = {f"p{i}": "1" for i in range(150)}
     points = tuple(Point("loss", 1.0, step, 0) for step in range(1_700))
@@ -144,23 +260,13 @@ def test_a_large_update_goes_in_calls_that_a_server_takes(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("workspace")
-def test_sending_an_update_again_changes_nothing() -> None:
-    update = RunUpdate(
-        trial=4,
-        time_ms=1_000,
-        params={f"p{i}": "1" for i in range(150)},
-        tags={"t": "1"},
-        metrics=tuple(Point("loss", 1.0, step, 1_500) for step in range(900)),
-        status="FINISHED",
-        end_time_ms=2_000,
-    )
-    for _ in range(2):  # the second time as after a crash: nothing is remembered
-        runs = StudyRuns.open(connect(), "s", "id-1", DIGITS)
-        runs.send(update)
-    [run] = MlflowClient().search_runs([runs.experiment_id], "tags.`regsearch.kind` = 'trial'")
-    assert (run.info.start_time, run.info.end_time, run.info.status) == (1_000, 2_000, "FINISHED")
-    assert len(run.data.params) == 150
-    assert [step for step, _ in curve(run, "loss")] == list(range(900))
+def test_a_run_whose_parameters_are_refused_ends_all_the_same() -> None:
+    deliver(events=[started(0, x=1)])
+    report = deliver(events=[started(0, attempt=2, time_ms=1_500, x=2), ended(0, attempt=2)])
+    assert report.num_pending == 0
+    [refused] = report.refused
+    assert "Changing param values is not allowed" in refused
+    assert trial_runs()[0].info.status == "FINISHED"
 
 
 def test_updates_of_one_run_are_joined_and_later_ones_win() -> None:
@@ -183,71 +289,16 @@ def test_updates_of_one_run_are_joined_and_later_ones_win() -> None:
     ]
 
 
-def test_writes_outlast_an_outage_in_their_order() -> None:
-    sent: list[int | None] = []
-    attempts = iter([OSError("away"), MlflowException("away"), None, None, None])
-
-    def send(update: RunUpdate) -> None:
-        if error := next(attempts):
-            raise error
-        sent.append(update.trial)
-
-    delivery = Delivery(send, is_final, linger_sec=0)
-    for trial in (2, 1, 3):
-        delivery.put(RunUpdate(trial, 0))
-    assert delivery.flush(10)
-    assert sent == [2, 1, 3]
-    assert delivery.close(1).complete
+def test_the_study_itself_may_end_and_start_again() -> None:
+    events = [StudyStarted(1), StudyEnded("FINISHED", 2), StudyStarted(3)]
+    [update] = coalesce(to_updates(events))
+    assert (update.status, update.end_time_ms) == ("RUNNING", None)
 
 
-def test_what_mlflow_refuses_is_reported_and_the_rest_delivered() -> None:
-    sent: list[int | None] = []
-
-    def send(update: RunUpdate) -> None:
-        if update.trial == 1:
-            raise MlflowException.invalid_parameter_value("Run is deleted")
-        sent.append(update.trial)
-
-    delivery = Delivery(send, is_final)
-    for trial in (1, 2):
-        delivery.put(RunUpdate(trial, 0))
-    report = delivery.close(10)
-    assert sent == [2]
-    assert report.num_pending == 0
-    assert report.refused == ("MlflowException: Run is deleted",)
-    assert not report.complete
-
-
-def test_closing_gives_up_when_mlflow_stays_away() -> None:
-    def send(_: RunUpdate) -> None:
-        raise ConnectionError("refused")
-
-    delivery = Delivery(send, is_final)
-    delivery.put(RunUpdate(None, 0))
-    delivery.put(RunUpdate(1, 0))
-    assert not delivery.flush(0.01)
-    report = delivery.close(0.5)
-    assert (report.num_pending, report.last_error) == (2, "ConnectionError: refused")
-    for thread in threading.enumerate():
-        if thread.name == "mlflow-delivery":
-            thread.join(10)
-            assert not thread.is_alive()
-
-
-def test_a_call_that_hangs_holds_up_neither_training_nor_the_exit() -> None:
-    hanging, answer = threading.Event(), threading.Event()
-
-    def send(_: RunUpdate) -> None:
-        hanging.set()
-        assert answer.wait(60)
-
-    delivery = Delivery(send, is_final, linger_sec=0)
-    delivery.put(RunUpdate(1, 0))
-    assert hanging.wait(10)
-    delivery.put(RunUpdate(1, 1))
-    assert delivery.close(0.1).num_pending == 2  # and so `close` came back before the call
-    assert not answer.is_set()
-    answer.set()
+def test_no_password_of_a_reason_is_told() -> None:
+    reason = "no answer from postgresql://bob:s3cret@db/x"
+    [update] = to_updates([TrialRequeued(0, 1, reason, 1)])
+    assert update.tags["regsearch.reason"] == "no answer from postgresql://***@db/x"
 
 
 @pytest.mark.parametrize(
@@ -286,20 +337,86 @@ def test_a_store_is_not_made_where_one_is_looked_for(
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_optunas_database_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"sqlite:///{tmp_path}/optuna.db"
-    storage = optuna.storages.RDBStorage(url)
+@pytest.mark.parametrize(
+    "form", ["sqlite:///{}", "sqlite:///file:{}?uri=true", "sqlite+pysqlite:///{}?timeout=60"]
+)
+def test_optunas_database_is_refused(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "optuna.db"
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
     storage.remove_session()
     storage.engine.dispose()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", form.format(path))
     with pytest.raises(UserError, match="holds Optuna's studies"):
         connect()
+    with sqlite3.connect(path) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    database.close()
+    assert "experiments" not in tables
+
+
+def test_mlflows_database_is_refused_to_optuna(workspace: Path) -> None:
+    with pytest.raises(UserError, match="is MLflow's"):
+        open_storage(f"sqlite:///{workspace}/mlflow.db")
+
+
+EIGHT_START = """
+import multiprocessing, sys
+from pipeline.tracking import connect
+
+def start(gate):
+    gate.wait()
+    connect()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    gate = context.Barrier(8)
+    processes = [context.Process(target=start, args=(gate,)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    print([process.exitcode for process in processes])
+"""
+
+
+def test_eight_processes_start_in_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(monkeypatch, tmp_path)
+    done = subprocess.run([sys.executable, "-c", EIGHT_START], capture_output=True, text=True)
+    assert done.stdout.strip() == str([0] * 8), done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def test_a_database_that_a_killed_process_left_half_made_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(monkeypatch, tmp_path)
+    command = [sys.executable, "-c", "from pipeline.tracking import connect; connect()"]
+    with subprocess.Popen(command) as process:
+        while size(tmp_path / "mlflow.db.new") < 50_000 or not size(
+            tmp_path / "mlflow.db.new-journal"  # in the midst of a transaction
+        ):
+            assert process.poll() is None
+        process.kill()
+    assert not (tmp_path / "mlflow.db").exists()
+    connect()
+    assert open_mirror().close(60).complete
 
 
 @pytest.mark.usefixtures("workspace")
 def test_a_deleted_experiment_is_told_with_its_cure() -> None:
     mirror = open_mirror()
-    mirror.close()
+    mirror.close(60)
     MlflowClient().delete_experiment(mirror.experiment_id)
     with pytest.raises(UserError, match="mlflow experiments restore"):
         open_mirror()

@@ -1,8 +1,9 @@
-"""A study's runs in MLflow, found by their tags or made, so that nothing is made twice."""
+"""A study's runs in MLflow: each is found by its tags or made, and nothing is written twice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TypeVar
 
@@ -11,136 +12,197 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from pipeline.errors import UserError
 from pipeline.tracking.dataset import DatasetInfo, dataset_input
-from pipeline.tracking.updates import RunUpdate
+from pipeline.tracking.finding import find_or_make_experiment, find_or_make_run
+from pipeline.tracking.store import is_final
+from pipeline.tracking.updates import Point, RunUpdate, Standing
 
-_FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 _MAX_METRICS, _MAX_PARAMS, _MAX_TAGS = 800, 100, 100  # log_batch takes 1000 entities in all
 
 T = TypeVar("T")
 
 
-class StudyRuns:
-    """The study's run and the trials' runs nested below it."""
+@dataclass
+class _KnownRun:
+    """A run as MLflow had it when it was found, and what was written to it since.
 
-    def __init__(
-        self, client: MlflowClient, experiment_id: str, study_run_id: str, dataset: DatasetInfo
-    ) -> None:
-        self.client, self.experiment_id = client, experiment_id
-        self.study_run_id = study_run_id
+    Args:
+        logged: the metrics that it had then.
+        steps: metric -> the steps that it has; read when a metric is first written.
+    """
+
+    run_id: str
+    status: str
+    standing: Standing
+    logged: frozenset[str]
+    has_dataset: bool
+    steps: dict[str, set[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run) -> _KnownRun:
+        return cls(
+            str(run.info.run_id),
+            str(run.info.status),
+            Standing.of_run(run.data.tags),
+            frozenset(run.data.metrics),
+            bool(run.inputs and run.inputs.dataset_inputs),
+        )
+
+
+class StudyRuns:
+    """The study's run and the trials' runs nested below it; for one thread at a time.
+
+    Args:
+        maker: unique to this object: by it, a run whose creation was not answered is known again.
+    """
+
+    def __init__(self, client: MlflowClient, study_run: Run, dataset: DatasetInfo, maker: str):
+        self.client, self._maker = client, maker
+        self.experiment_id = str(study_run.info.experiment_id)
+        self.study_run_id = str(study_run.info.run_id)
         self._input = dataset_input(dataset, "training")
-        self._run_ids: dict[int | None, str] = {None: study_run_id}
+        self._known: dict[int | None, _KnownRun] = {None: _KnownRun.of(study_run)}
 
     @classmethod
     def open(
-        cls, client: MlflowClient, study_name: str, study_id: str, dataset: DatasetInfo
+        cls, client: MlflowClient, name: str, uuid: str, dataset: DatasetInfo, maker: str
     ) -> StudyRuns:
-        """Finds the study's run by its tag, or makes it; it is RUNNING then."""
-        experiment_id = _experiment_id(client, study_name)
-        identity = {"regsearch.kind": "study", "regsearch.study": study_id}
-        run = _find_run(client, experiment_id, identity) or client.create_run(
-            experiment_id, tags=identity, run_name=study_name
-        )
-        client.update_run(run.info.run_id, status="RUNNING")
-        return cls(client, experiment_id, run.info.run_id, dataset)
+        """Finds the study's run by its tags, or makes it.
+
+        Raises:
+            UserError: the experiment is deleted.
+            MlflowException, OSError: MLflow is away.
+        """
+        experiment_id = find_or_make_experiment(client, name)
+        run = find_or_make_run(client, experiment_id, study_identity(uuid), maker=maker, name=name)
+        return cls(client, run, dataset, maker)
 
     def describe(self, artifacts: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Logs on the study's run its data set, tags, and the texts that it does not have yet."""
-        self.client.log_inputs(self.study_run_id, [self._input])
-        for name, value in tags.items():
-            self.client.set_tag(self.study_run_id, name, value)
+        self._log_dataset(self._known[None])
+        self.client.log_batch(
+            self.study_run_id, tags=[RunTag(*item) for item in tags.items()], synchronous=True
+        )
         present = {file.path for file in self.client.list_artifacts(self.study_run_id)}
         for name, text in artifacts.items():
             if name not in present:
                 self.client.log_text(self.study_run_id, text, name)
 
-    def send(self, update: RunUpdate) -> None:
+    def send(self, update: RunUpdate, *, settled: bool = False) -> None:
         """Writes an update to its run; once more changes nothing.
+
+        A step that the run has is left as it is: the first attempt to reach an epoch is right.
+
+        Args:
+            settled: the store says so: it holds against whatever the same attempt told before.
 
         Raises:
             MlflowException, OSError: MLflow is away, or refuses (see `is_final`).
         """
-        run_id = self._run_ids.get(update.trial) or self._open_trial(update)
         try:
-            self._log(run_id, update)
-        finally:  # a run whose curves are refused ends all the same
-            if update.end_time_ms is not None:
-                self.client.set_terminated(run_id, update.status, update.end_time_ms)
+            self._send(update, settled)
+        except MlflowException as error:
+            if not (is_final(error) and self._forget_if_deleted(update.trial)):
+                raise
+            self._send(update, settled)
 
-    def _log(self, run_id: str, update: RunUpdate) -> None:
-        points = [Metric(p.name, p.value, p.time_ms, p.step) for p in update.metrics]
-        for metrics, params, tags in zip_longest(
+    def _send(self, update: RunUpdate, settled: bool) -> None:
+        run = self._known.get(update.trial) or self._open_trial(update)
+        self._log_dataset(run)
+        update = update.seen_from(Standing(run.standing.attempt) if settled else run.standing)
+        try:
+            self._log(run, update)
+        except Exception as error:
+            if is_final(error):  # a run whose curves are refused ends all the same
+                self._set_status(run, update)
+            raise
+        self._set_status(run, update)
+        run.standing = max(run.standing, update.standing)
+
+    def _open_trial(self, update: RunUpdate) -> _KnownRun:
+        assert update.trial is not None, "the study's own run is known from the start"
+        run = find_or_make_run(
+            self.client,
+            self.experiment_id,
+            trial_identity(self.study_run_id, update.trial),
+            maker=self._maker,
+            name=update.tags.get(MLFLOW_RUN_NAME),
+            start_time_ms=update.time_ms,
+        )
+        known = self._known[update.trial] = _KnownRun.of(run)
+        return known
+
+    def _log_dataset(self, run: _KnownRun) -> None:
+        if not run.has_dataset:
+            self.client.log_inputs(run.run_id, [self._input])
+            run.has_dataset = True
+
+    def _log(self, run: _KnownRun, update: RunUpdate) -> None:
+        points = list(self._unwritten(run, update.metrics))
+        for chunk, params, tags in zip_longest(
             _chunks(points, _MAX_METRICS),
             _chunks([Param(*item) for item in update.params.items()], _MAX_PARAMS),
             _chunks([RunTag(*item) for item in update.tags.items()], _MAX_TAGS),
             fillvalue=(),
         ):
-            self.client.log_batch(run_id, metrics, params, tags, synchronous=True)
+            metrics = [Metric(p.name, p.value, p.time_ms, p.step) for p in chunk]
+            self.client.log_batch(run.run_id, metrics, params, tags, synchronous=True)
+            for point in chunk:
+                run.steps[point.name].add(point.step)
 
-    def find_trial(self, number: int) -> str:
-        """The id of a trial's run.
+    def _unwritten(self, run: _KnownRun, points: Iterable[Point]) -> Iterator[Point]:
+        """The points at steps that the run does not have; of two at one step the first."""
+        taken: set[tuple[str, int]] = set()
+        for point in points:
+            if point.name not in run.steps:
+                run.steps[point.name] = self._steps(run, point.name)
+            if point.step not in run.steps[point.name] and (point.name, point.step) not in taken:
+                taken.add((point.name, point.step))
+                yield point
 
-        Raises:
-            LookupError: MLflow has no run of that trial.
-        """
-        run = _find_run(self.client, self.experiment_id, self._identity(number))
-        if run is None:
-            raise LookupError(f"MLflow has no run of trial {number} of this study")
-        return str(run.info.run_id)
+    def _steps(self, run: _KnownRun, metric: str) -> set[int]:
+        if metric not in run.logged:
+            return set()
+        return {point.step for point in self.client.get_metric_history(run.run_id, metric)}
 
-    def _open_trial(self, update: RunUpdate) -> str:
-        """Looks for the run first: the reply to an earlier attempt may have been lost."""
-        assert update.trial is not None, "the study's own run is known from the start"
-        identity = self._identity(update.trial)
-        run = _find_run(self.client, self.experiment_id, identity)
-        if run is None:
-            run = self.client.create_run(
-                self.experiment_id,
-                start_time=update.time_ms,
-                tags=identity,
-                run_name=update.tags.get(MLFLOW_RUN_NAME),
-            )
-        elif update.status == "RUNNING":
-            self.client.update_run(run.info.run_id, status="RUNNING")
-        run_id = str(run.info.run_id)
-        self.client.log_inputs(run_id, [self._input])
-        self._run_ids[update.trial] = run_id
-        return run_id
+    def _set_status(self, run: _KnownRun, update: RunUpdate) -> None:
+        if update.status is None:
+            return
+        if update.end_time_ms is not None:
+            self.client.set_terminated(run.run_id, update.status, update.end_time_ms)
+        elif run.status != update.status:
+            self.client.update_run(run.run_id, status=update.status)
+        run.status = update.status
 
-    def _identity(self, number: int) -> dict[str, str]:
-        return {
-            "regsearch.kind": "trial",
-            "regsearch.trial": str(number),
-            MLFLOW_PARENT_RUN_ID: self.study_run_id,
-        }
-
-
-def is_final(error: Exception) -> bool:
-    """Whether MLflow will refuse the same write for ever, rather than be away for a while."""
-    if isinstance(error, MlflowException):
-        return error.error_code in _FINAL_ERRORS
-    return not isinstance(error, OSError)
+    def _forget_if_deleted(self, trial: int | None) -> bool:
+        """Whether the trial's run was deleted, by its maker or a user; then it is sought anew."""
+        if trial is None or trial not in self._known:
+            return False
+        try:
+            run = self.client.get_run(self._known[trial].run_id)
+            deleted = run.info.lifecycle_stage != "active"
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            deleted = True
+        if deleted:
+            del self._known[trial]
+        return deleted
 
 
-def _experiment_id(client: MlflowClient, name: str) -> str:
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return str(client.create_experiment(name))
-    if experiment.lifecycle_stage != "active":
-        raise UserError(
-            f"the MLflow experiment `{name}` is deleted",
-            where="study.name",
-            cure=f"give the study another name, or run "
-            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`",
-        )
-    return str(experiment.experiment_id)
+def study_identity(study_uuid: str) -> dict[str, str]:
+    """The tags by which a study's run is found."""
+    return {"regsearch.kind": "study", "regsearch.study": study_uuid}
 
 
-def _find_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> Run | None:
-    filters = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    runs = client.search_runs([experiment_id], filters, max_results=1, order_by=["start_time"])
-    return runs[0] if runs else None
+def trials_identity(study_run_id: str) -> dict[str, str]:
+    """The tags that all trials of a study have in common."""
+    return {"regsearch.kind": "trial", MLFLOW_PARENT_RUN_ID: study_run_id}
+
+
+def trial_identity(study_run_id: str, number: int) -> dict[str, str]:
+    """The tags by which a trial's run is found."""
+    return {**trials_identity(study_run_id), "regsearch.trial": str(number)}
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote
 
+import alembic
 import mlflow
 import sqlalchemy as sql
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
 
 from pipeline.errors import UserError, redact
 
@@ -19,7 +27,12 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # at the end of each run
 }
+_FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
+_PATIENCE_SEC, _RETRY_SEC = 20.0, 0.5
+
+T = TypeVar("T")
 
 
 def connect(*, create: bool = True) -> MlflowClient:
@@ -29,7 +42,8 @@ def connect(*, create: bool = True) -> MlflowClient:
     MLflow 3.17 looks a new model version's source up in that store, whatever the client's is.
 
     Args:
-        create: make a local database that is not there yet (takes about three seconds).
+        create: make a local database that is not there yet (takes about three seconds). Any number
+            of processes may do so at once.
 
     Raises:
         UserError: there is no such store, it does not answer, or it holds something else.
@@ -40,39 +54,110 @@ def connect(*, create: bool = True) -> MlflowClient:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri = mlflow.get_tracking_uri()
     try:
-        if "://" in uri and not uri.startswith(("http:", "https:", "file:")):
-            _check_database(uri, create)
+        if uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
+            _check_database(sql.make_url(uri), create)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
-    except (MlflowException, sql.exc.SQLAlchemyError, ModuleNotFoundError, OSError) as error:
-        reason = redact(str(error)).partition("\n")[0]
-        raise UserError(
-            f"no MLflow store answers at {redact(uri)}: {reason}",
-            where="MLFLOW_TRACKING_URI",
-            cure="start that server, or unset the variable to use mlflow.db in this folder",
-        ) from None
+    except (
+        MlflowException,
+        sql.exc.SQLAlchemyError,
+        alembic.util.CommandError,
+        ModuleNotFoundError,
+        OSError,
+    ) as error:
+        raise _no_answer(uri, error) from None
     return client
 
 
-def _check_database(uri: str, create: bool) -> None:
+def patiently(work: Callable[[], T]) -> T:
+    """Does what may be done again, and does so while MLflow is busy or away for a moment.
+
+    Raises:
+        UserError: it stays away.
+        MlflowException: it refuses.
+    """
+    deadline = time.monotonic() + _PATIENCE_SEC
+    while True:
+        try:
+            return work()
+        except (MlflowException, OSError) as error:
+            if is_final(error):
+                raise
+            if time.monotonic() > deadline:
+                raise _no_answer(mlflow.get_tracking_uri(), error) from None
+        time.sleep(_RETRY_SEC)
+
+
+def is_final(error: Exception) -> bool:
+    """Whether MLflow will refuse the same write for ever, rather than be away for a while."""
+    if isinstance(error, MlflowException):
+        return error.error_code in _FINAL_ERRORS
+    return not isinstance(error, OSError | sql.exc.SQLAlchemyError)
+
+
+def _no_answer(uri: str, error: Exception) -> UserError:
+    reason = redact(str(error)).partition("\n")[0]
+    return UserError(
+        f"no MLflow store answers at {redact(uri)}: {reason}",
+        where="MLFLOW_TRACKING_URI",
+        cure="start that server, or unset the variable to use mlflow.db in this folder",
+    )
+
+
+def _check_database(url: sql.URL, create: bool) -> None:
     """Fails at once where MLflow would retry for minutes, or add its tables to Optuna's."""
-    url = sql.make_url(uri)
-    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
-    if is_file and not Path(str(url.database)).exists():
-        if create:
-            return
-        raise UserError(
-            f"there is no MLflow store at {redact(uri)}",
-            where="MLFLOW_TRACKING_URI",
-            cure="go to the folder of the search, or set the variable to the store it wrote to",
-        )
+    file = _sqlite_file(url)
+    if file is not None and not file.exists():
+        if not create:
+            raise UserError(
+                f"there is no MLflow store at {redact(str(url))}",
+                where="MLFLOW_TRACKING_URI",
+                cure="go to the folder of the search, or set the variable to the store it wrote to",
+            )
+        _make_database(url, file)
     engine = sql.create_engine(url)
     tables = set(sql.inspect(engine).get_table_names())
     engine.dispose()
-    if "studies" in tables and "experiments" not in tables:
+    if "studies" in tables:
         raise UserError(
-            f"the database at {redact(uri)} holds Optuna's studies",
+            f"the database at {redact(str(url))} holds Optuna's studies",
             where="MLFLOW_TRACKING_URI",
             rule="Optuna and MLflow need a database each",
             cure="name another database for one of the two",
         )
+
+
+def _make_database(url: sql.URL, file: Path) -> None:
+    """Makes the database beside its place, by one process of many, and moves it there when ready.
+
+    MLflow's own migrations stumble over each other when two processes start, and over what a killed
+    one left half-done.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(file.with_name(f"{file.name}.lock")):
+        if file.exists():
+            return
+        new = file.with_name(f"{file.name}.new")
+        for suffix in ("", "-journal", "-wal"):  # a killed one's, which SQLite would roll back into
+            new.with_name(new.name + suffix).unlink(missing_ok=True)
+        new_url = sql.URL.create(url.drivername, database=str(new.absolute()))
+        MlflowClient(new_url.render_as_string()).search_experiments(max_results=1)
+        new.replace(file)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sqlite_file(url: sql.URL) -> Path | None:
+    """The database's file; `None` for one in memory or on a server."""
+    database = url.database or ""
+    if url.get_backend_name() != "sqlite" or database in ("", ":memory:"):
+        return None
+    if database.startswith("file:"):  # SQLite's own URI, `sqlite:///file:/x/mlflow.db?uri=true`
+        path = unquote(database.removeprefix("file:").partition("?")[0])
+        return None if path in ("", ":memory:") or url.query.get("mode") == "memory" else Path(path)
+    return Path(database)
