@@ -76,6 +76,7 @@ def run(
     """Run a study: baselines first, then what the sampler draws. Run it again to go on."""
     from pipeline.config.space_file import load_space
     from pipeline.progress import open_view
+    from pipeline.workers.pool import warm_up
 
     given = [*(assignments or []), *([] if trials is None else [f"study.trials={trials}"])]
     loaded = load_space(space, given)
@@ -86,6 +87,7 @@ def run(
     try:
         with interruptible():
             with console.status("loading torch, Optuna and MLflow ..."):
+                warm_up(*loaded.config.data.imports)
                 from pipeline.report.summary import summary
                 from pipeline.search import Options, run_search
             options = Options(device, storage, timeout, num_workers, extend)

@@ -12,22 +12,25 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pipeline"
 
 LAYERS = [
-    {"errors"},
-    {"settings", "seeding", "statistics", "study/trial_seeded", "study/owner"},
-    {"words"},
+    {"errors", "interrupts"},
+    {"settings", "seeding", "statistics", "secrecy", "study/trial_seeded", "study/owner"},
+    {"words", "events", "state_file"},
     {"datasets", "lr_schedules", "augmentation", "regularizers", "optimizers"},
-    {"models"},
-    {"training"},
-    {"study/samplers", "study/pruners"},
+    {"models", "journal", "state_store"},
+    {"training", "presence", "checkpoints", "weights"},
+    {"study/samplers", "study/pruners", "study/store"},
     {"study"},
     {"config"},
-    {"tracking", "study/storage", "study/spec", "study/baselines", "progress", "weights"},
+    {"tracking", "study/storage", "study/spec", "study/baselines", "progress"},
+    {"study/claim"},
     {"study/ledger"},
-    {"calibration", "exported_model"},
+    {"calibration", "exported_model", "study/record"},
     {"registry"},
-    {"trial"},
-    {"finalists", "evaluation"},
-    {"search"},
+    {"trial", "mirroring"},
+    {"finalists", "evaluation", "workers"},
+    {"coordinator"},
+    {"status", "search"},
+    {"sync", "doctor"},
     {"report"},
     {"cli"},
     {"__main__"},
@@ -73,9 +76,21 @@ def test_imports_run_downward(path: Path) -> None:
 
 
 def test_training_knows_neither_optuna_nor_mlflow() -> None:
-    for path in (PACKAGE / "training").glob("*.py"):
+    for path in [*(PACKAGE / "training").glob("*.py"), PACKAGE / "state_file.py"]:
         assert "optuna" not in path.read_text()
         assert "mlflow" not in path.read_text()
+
+
+def test_a_worker_does_not_wait_for_mlflow() -> None:
+    """It takes seconds to import, and workers have nothing to say to it."""
+    names = "worker", "trial", "journal", "study.ledger", "study.storage", "checkpoints", "weights"
+    modules = ", ".join(
+        f"pipeline.{n}" if n != "worker" else "pipeline.workers.worker" for n in names
+    )
+    code = f"import sys, {modules}; print('mlflow' in sys.modules)"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize(

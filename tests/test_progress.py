@@ -44,6 +44,25 @@ def test_the_live_view_shows_counts_best_and_the_running_trial() -> None:
         assert shown in screen
 
 
+def test_several_workers_trials_are_shown_side_by_side() -> None:
+    console = Console(width=120, file=io.StringIO())
+    view = LiveView(console, "t")
+    play(view)
+    view.trial_started(7, "trial 7", {"regularization.dropout": 0.5}, 8)
+    view.epoch_ended(7, 3, METRICS)
+    view.epoch_ended(99, 3, METRICS)  # begun before this run looked
+    console.print(view.render())
+    screen = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "epoch 2/8" in screen
+    assert "epoch 3/8" in screen
+
+
+def test_attempts_that_were_taken_up_again_are_counted_if_there_are_any() -> None:
+    assert STANDING.counts() == "3 complete, 1 pruned, 2 failed"
+    resumed = Standing(10, 3, 1, 2, "validation/accuracy", resumed=4)
+    assert resumed.counts() == "3 complete, 1 pruned, 2 failed, 4 resumed"
+
+
 def test_an_ended_trial_moves_to_the_latest_results() -> None:
     console = Console(width=120, file=io.StringIO())
     view = LiveView(console, "t")

@@ -1,26 +1,28 @@
-"""How each ending of a trial becomes a state, in the store and in MLflow."""
+"""How each ending of a trial becomes a state in the store, and an event in the journal."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 from optuna.trial import TrialState
-from rich.console import Console
 
+from pipeline.checkpoints import CheckpointStore
 from pipeline.config import RunConfig
 from pipeline.datasets import load_splits
-from pipeline.progress import LogView
-from pipeline.study.ledger import REASON, Ledger
+from pipeline.events import EpochEnded, Event, Note, TrialEnded, TrialRequeued, TrialStarted
+from pipeline.journal import JournalReader, JournalWriter, journal_folder
+from pipeline.study.claim import Claim
+from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
-from pipeline.tracking import DatasetInfo, Mirror
+from pipeline.study.store import REASON
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import NonFiniteLossError, Trainer
-from pipeline.trial import TrialRunner, failure_reason
+from pipeline.trial import TrialRunner, build_seeded, failure_reason
 from pipeline.weights import WeightStore
 from tests.spaces import tiny_config
 
@@ -31,30 +33,43 @@ class Bench:
 
     config: RunConfig
     ledger: Ledger
-    mirror: Mirror
+    checkpoints: CheckpointStore
     weights: WeightStore
     runner: TrialRunner
+    reader: JournalReader
+    events: list[Event] = field(default_factory=list)
 
-    def tags(self, number: int) -> tuple[str, dict[str, str]]:
-        """A trial's MLflow status and tags."""
-        assert self.mirror.flush(30)
-        run = self.mirror.client.get_run(self.mirror.trial_run_id(number))
-        return run.info.status, run.data.tags
+    def claim(self) -> Claim:
+        claim = self.ledger.claim()
+        assert claim is not None
+        return claim
+
+    def read(self) -> list[Event]:
+        self.events += self.reader.read()
+        return self.events
+
+    def curve(self) -> dict[int, dict[str, float]]:
+        """What the journal has of trial 0, without times."""
+        return {
+            event.epoch: {k: v for k, v in event.metrics.items() if not k.endswith("_sec")}
+            for event in self.read()
+            if isinstance(event, EpochEnded) and event.trial == 0
+        }
 
 
 @pytest.fixture
-def bench(workspace: Path) -> Iterator[Bench]:
-    config = tiny_config(workspace)
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config(tmp_path, "study.checkpoint_sec=0.0")
     splits = load_splits(config.data, config.study.seed)
     data = DeviceData.from_splits(splits, torch.device("cpu"), config.study.seed)
     ledger = Ledger(config, open_storage("sqlite:///mlruns/optuna.db"))
-    mirror = Mirror.open("tiny", ledger.uuid, DatasetInfo("digits", splits.digest))
-    weights = WeightStore(ledger.uuid)
-    view = LogView(Console(quiet=True))
-    yield Bench(
-        config, ledger, mirror, weights, TrialRunner(config, data, ledger, mirror, weights, view)
-    )
-    mirror.close()
+    journal = JournalWriter(journal_folder(ledger.uuid))
+    stores = CheckpointStore(ledger.uuid), WeightStore(ledger.uuid)
+    runner = TrialRunner(config, data, ledger, journal, *stores, worker="worker 1")
+    yield Bench(config, ledger, *stores, runner, JournalReader(journal.folder))
+    journal.close()
+    ledger.store.close()
 
 
 def raising(error: BaseException) -> Callable[..., None]:
@@ -64,34 +79,62 @@ def raising(error: BaseException) -> Callable[..., None]:
     return fit
 
 
+def stopping_after(epoch: int) -> Callable[..., bool]:
+    """A report that is interrupted once the epoch is in the books."""
+    report = Ledger.report
+
+    def stop(ledger: Ledger, claim: Claim, now: int, value: float) -> bool:
+        prune = report(ledger, claim, now, value)
+        if now == epoch:
+            raise KeyboardInterrupt
+        return prune
+
+    return stop
+
+
 def test_a_complete_trial_has_its_best_value_and_its_weights(bench: Bench) -> None:
-    claim = bench.ledger.claim()
-    assert claim
-    verdict = bench.runner.run(claim)
+    verdict = bench.runner.run(bench.claim())
     assert verdict.state == "COMPLETE"
     trial = bench.ledger.study.trials[0]
     assert trial.state is TrialState.COMPLETE
     assert trial.value == verdict.value == max(trial.intermediate_values.values())
     assert list(trial.intermediate_values) == [1, 2]
-    status, tags = bench.tags(0)
-    assert status == "FINISHED"
-    assert tags["regsearch.state"] == "COMPLETE"
-    assert tags["regsearch.baseline"] == "unregularized"
-    model = bench.runner.build(bench.config)
+    model = build_seeded(bench.config, bench.runner.data)
     model.load_state_dict(bench.weights.load(0))
+    assert bench.checkpoints.trials() == []
+
+
+def test_the_journal_has_the_start_every_epoch_and_the_end(bench: Bench) -> None:
+    bench.runner.run(bench.claim())
+    started, first, second, ended = bench.read()
+    assert isinstance(started, TrialStarted)
+    assert (started.trial, started.attempt, started.num_epochs) == (0, 1, 2)
+    assert started.name == "trial 0 (unregularized)"
+    assert started.worker == "worker 1"
+    assert started.params == {"regularization.dropout": 0.0, "training.optimizer.weight_decay": 0.0}
+    assert started.tags == {"regsearch.baseline": "unregularized"}
+    assert isinstance(first, EpochEnded)
+    assert isinstance(second, EpochEnded)
+    assert (first.epoch, second.epoch) == (1, 2)
+    assert (
+        first.metrics["validation/accuracy"]
+        == (bench.ledger.study.trials[0].intermediate_values[1])
+    )
+    assert isinstance(ended, TrialEnded)
+    assert ended.state == "COMPLETE"
+    assert ended.value == bench.ledger.study.trials[0].value
 
 
 def test_a_pruned_trial_ends_after_the_epoch_that_was_too_bad(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = bench.ledger.claim()
-    assert claim
-    monkeypatch.setattr(type(claim), "report", lambda _self, epoch, _value: epoch == 1)
+    claim = bench.claim()
+    monkeypatch.setattr(Ledger, "report", lambda _self, _claim, epoch, _value: epoch == 1)
     assert bench.runner.run(claim).state == "PRUNED"
     assert bench.ledger.study.trials[0].state is TrialState.PRUNED
-    status, tags = bench.tags(0)
-    assert (status, tags["regsearch.state"]) == ("KILLED", "PRUNED")
-    assert tags["regsearch.reason"] == "pruned after epoch 1"
+    ended = bench.read()[-1]
+    assert isinstance(ended, TrialEnded)
+    assert (ended.state, ended.reason) == ("PRUNED", "pruned after epoch 1")
     assert not bench.weights.path(0).exists()
 
 
@@ -107,22 +150,40 @@ def test_a_pruned_trial_ends_after_the_epoch_that_was_too_bad(
 def test_a_failure_is_recorded_with_its_reason_and_the_search_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
-    first = bench.ledger.claim()
-    assert first
+    """The errors are raised in place of training: memory and disks that are full for real would
+    take the tests along (`tests/faults` has a disk that is)."""
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "fit", raising(error))
-        verdict = bench.runner.run(first)
+        verdict = bench.runner.run(bench.claim())
     assert verdict.state == "FAIL"
     trial = bench.ledger.study.trials[0]
     assert trial.state is TrialState.FAIL
     assert reason in trial.user_attrs[REASON]
-    status, tags = bench.tags(0)
-    assert status == "FAILED"
-    assert tags["regsearch.state"] == "FAIL"
-    assert reason in tags["regsearch.reason"]
-    second = bench.ledger.claim()
-    assert second
-    assert bench.runner.run(second).state == "COMPLETE"
+    ended = bench.read()[-1]
+    assert isinstance(ended, TrialEnded)
+    assert ended.state == "FAIL"
+    assert reason in ended.reason
+    assert bench.runner.run(bench.claim()).state == "COMPLETE"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_row_23_a_loss_that_is_no_number_fails_at_once_and_is_never_the_best(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    score = Trainer._score
+
+    def broken(trainer: Trainer) -> dict[str, float]:
+        return score(trainer) | {"validation/accuracy": value}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_score", broken)
+        verdict = bench.runner.run(bench.claim())
+    assert verdict.state == "FAIL"
+    assert verdict.reason == f"validation/accuracy is {value} in epoch 1"
+    bench.runner.run(bench.claim())
+    best = bench.ledger.best()
+    assert best is not None
+    assert best.number == 1
 
 
 def test_an_unforeseen_failure_keeps_its_traceback() -> None:
@@ -134,45 +195,87 @@ def test_an_unforeseen_failure_keeps_its_traceback() -> None:
     assert "test_an_unforeseen_failure_keeps_its_traceback" in reason
 
 
-def test_an_interrupted_trial_goes_back_to_the_queue(
+def test_an_interrupted_trial_waits_and_goes_on_from_its_checkpoint(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = bench.ledger.claim()
-    assert claim
-    monkeypatch.setattr(Trainer, "fit", raising(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        bench.runner.run(claim)
-    assert bench.ledger.study.trials[0].state is TrialState.FAIL
-    assert bench.tags(0)[0] == "FAILED"
-    retries = [c for c in (bench.ledger.claim(), bench.ledger.claim()) if c and c.lineage == 0]
-    assert [retry.baseline for retry in retries] == ["unregularized"]
+    """Its curve is that of a trial that was never interrupted."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "report", stopping_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            bench.runner.run(bench.claim())
+    assert bench.ledger.study.trials[0].state is TrialState.WAITING
+    requeued = bench.read()[-1]
+    assert isinstance(requeued, TrialRequeued)
+    assert (requeued.trial, requeued.attempt, requeued.reason) == (0, 1, "interrupted")
+    again = bench.claim()
+    assert (again.number, again.attempt, again.baseline) == (0, 2, "unregularized")
+    first_epoch_trained = []
+    train = Trainer._train_epoch
+    monkeypatch.setattr(
+        Trainer, "_train_epoch", lambda t: first_epoch_trained.append(t.epoch) or train(t)
+    )
+    assert bench.runner.run(again).state == "COMPLETE"
+    assert first_epoch_trained == [2]  # the first was in the checkpoint
+    restarted = [e for e in bench.read() if isinstance(e, TrialStarted)][1]
+    assert restarted.tags["regsearch.resumed_after_epoch"] == "1"
+    unbroken = bench.ledger.study.trials[0].intermediate_values
+    assert list(unbroken) == [1, 2]
 
 
-def test_the_same_trial_trains_the_same_whatever_ran_before(
+def test_row_16_a_damaged_checkpoint_is_told_and_the_trial_starts_from_zero(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = bench.ledger.claim()
-    assert claim
-    bench.runner.run(claim)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "report", stopping_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            bench.runner.run(bench.claim())
+    curve = bench.curve()
+    path = bench.checkpoints.path(0)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert bench.runner.run(bench.claim()).state == "COMPLETE"
+    notes = [event.text for event in bench.read() if isinstance(event, Note)]
+    assert len(notes) == 1
+    assert notes[0].endswith("it starts from zero")
+    assert bench.curve() == curve  # the same again, since its seeds are the trial's
+
+
+def test_a_lost_claim_is_dropped_without_a_trace(bench: Bench) -> None:
+    """Row 5: another has the trial by the time that this worker reports."""
+    claim = bench.claim()
+    bench.ledger.give_back(claim, "its worker was not heard of for 60 s")
+    other = bench.claim()
+    assert bench.runner.run(claim).state == "LOST"
+    assert not any(isinstance(event, TrialEnded) for event in bench.read())
+    assert bench.ledger.study.trials[0].state is TrialState.RUNNING
+    assert bench.runner.run(other).state == "COMPLETE"
+
+
+def test_the_same_trial_trains_the_same_whatever_ran_before(bench: Bench) -> None:
+    claim = bench.claim()
     torch.manual_seed(12345)
     torch.rand(7)
-    curve: dict[int, float] = {}
-    monkeypatch.setattr(
-        type(claim), "report", lambda _self, epoch, value: curve.update({epoch: value})
+    bench.runner.run(claim)
+    curve = bench.curve()
+    bench.events.clear()
+    bench.runner.run(bench.claim())
+    config = bench.config.with_overrides(claim.overrides)
+    assert curve
+    again: dict[int, dict[str, float]] = {}
+    bench.runner._trainer(claim, config, None).fit(
+        lambda epoch, metrics: again.update(
+            {epoch: {k: v for k, v in metrics.items() if not k.endswith("_sec")}}
+        )
     )
-    bench.runner._train(claim)
-    assert curve == bench.ledger.study.trials[0].intermediate_values
+    assert again == curve
 
 
 def test_only_the_best_and_the_baselines_keep_their_weights(bench: Bench) -> None:
+    """Of a study of 4 trials, the best five are all."""
     for _ in range(4):
-        claim = bench.ledger.claim()
-        assert claim
-        bench.runner.run(claim)
-    best = bench.ledger.best()
-    assert best
-    kept = sorted(path.name for path in bench.weights.folder.iterdir())
-    assert kept == [f"trial-{n:05d}.pt" for n in sorted({0, 1, best.number})]
+        bench.runner.run(bench.claim())
+    assert bench.weights.trials() == [0, 1, 2, 3]
 
 
 def test_damaged_weights_are_never_executed(bench: Bench, tmp_path: Path) -> None:
@@ -182,6 +285,6 @@ def test_damaged_weights_are_never_executed(bench: Bench, tmp_path: Path) -> Non
 
     bench.weights.folder.mkdir(parents=True)
     torch.save({"weight": Evil()}, bench.weights.path(5))
-    with pytest.raises(Exception, match=r"weights_only|Weights only"):
+    with pytest.raises(Exception, match=r"no state file|not a state"):
         bench.weights.load(5)
     assert not (tmp_path / "executed").exists()

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,9 @@ class DataSettings(Settings, ABC):
 
     A source subclasses this with its `kind`, its own settings and the two methods below.
     """
+
+    imports: ClassVar[tuple[str, ...]] = ()
+    """Modules that reading takes: workers load them once for all."""
 
     root: str = "data"
     """Folder that holds the data set, or that it is downloaded to."""

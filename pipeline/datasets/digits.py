@@ -5,7 +5,7 @@ https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from pipeline.datasets.base import DataSettings, ImageSet, Progress
 
 class DigitsSettings(DataSettings):
     """scikit-learn's digits; grey levels 0 to 16 become 0 to 255."""
+
+    imports: ClassVar[tuple[str, ...]] = ("sklearn.datasets",)
 
     kind: Literal["digits"] = "digits"
 

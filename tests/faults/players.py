@@ -1,7 +1,7 @@
 """Processes that act on one study at the same instant.
 
-A player reads commands, a line of JSON each, and answers each with a line. It stays for many rounds,
-since starting Python costs more than what is tested.
+A player reads commands, a line of JSON each, and answers each with a line. It stays for many
+rounds, since starting Python costs more than what is tested.
 """
 
 from __future__ import annotations
