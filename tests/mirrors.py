@@ -15,6 +15,26 @@ from pipeline.tracking import DatasetInfo, Mirror, Report, StudyFacts
 
 DIGITS = DatasetInfo("digits", "0123456789abcdef", {"kind": "digits"}, {"num_images": 1797})
 
+# Prints the exit codes of eight processes that connect at once.
+EIGHT_START = """
+import multiprocessing, sys
+from pipeline.tracking import connect
+
+def start(gate):
+    gate.wait()
+    connect()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    gate = context.Barrier(8)
+    processes = [context.Process(target=start, args=(gate,)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    print([process.exitcode for process in processes])
+"""
+
 
 def facts(uuid: str = "id-1", **changes: Any) -> StudyFacts:
     return StudyFacts(**{"name": "my study", "uuid": uuid, "dataset": DIGITS, **changes})

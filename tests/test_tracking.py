@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -32,6 +33,7 @@ from pipeline.tracking.updates import Point, RunUpdate, coalesce, to_updates
 from tests.conftest import enter
 from tests.mirrors import (
     DIGITS,
+    EIGHT_START,
     curve,
     deliver,
     ended,
@@ -361,26 +363,6 @@ def test_mlflows_database_is_refused_to_optuna(workspace: Path) -> None:
         open_storage(f"sqlite:///{workspace}/mlflow.db")
 
 
-EIGHT_START = """
-import multiprocessing, sys
-from pipeline.tracking import connect
-
-def start(gate):
-    gate.wait()
-    connect()
-
-if __name__ == "__main__":
-    context = multiprocessing.get_context("fork")
-    gate = context.Barrier(8)
-    processes = [context.Process(target=start, args=(gate,)) for _ in range(8)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    print([process.exitcode for process in processes])
-"""
-
-
 def test_eight_processes_start_in_an_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,11 +372,17 @@ def test_eight_processes_start_in_an_empty_folder(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
 
 
-def size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+def leave_half_made(file: Path) -> None:
+    """A database and its journal as of a process that was killed within a transaction."""
+    source = file.with_name("source")
+    with sqlite3.connect(source) as database:
+        database.execute("CREATE TABLE experiments (name)")
+        database.execute("PRAGMA cache_size = 1")  # what is not yet committed goes to the disk
+        database.executemany("INSERT INTO experiments VALUES (?)", [("x" * 500,)] * 500)
+        shutil.copy(source, file)
+        shutil.copy(f"{source}-journal", f"{file}-journal")
+    database.close()
+    source.unlink()
 
 
 def test_a_database_that_a_killed_process_left_half_made_is_none(
@@ -403,12 +391,11 @@ def test_a_database_that_a_killed_process_left_half_made_is_none(
     enter(monkeypatch, tmp_path)
     command = [sys.executable, "-c", "from pipeline.tracking import connect; connect()"]
     with subprocess.Popen(command) as process:
-        while size(tmp_path / "mlflow.db.new") < 50_000 or not size(
-            tmp_path / "mlflow.db.new-journal"  # in the midst of a transaction
-        ):
+        while not (tmp_path / "mlflow.db.new").exists():
             assert process.poll() is None
         process.kill()
     assert not (tmp_path / "mlflow.db").exists()
+    leave_half_made(tmp_path / "mlflow.db.new")
     connect()
     assert open_mirror().close(60).complete
 

@@ -31,6 +31,7 @@ _DEFAULTS = {
 }
 _FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 _PATIENCE_SEC, _RETRY_SEC = 20.0, 0.5
+_FIRST_START = 0x6D6C666C  # names our advisory lock among others' in PostgreSQL
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ def connect(*, create: bool = True) -> MlflowClient:
     uri = mlflow.get_tracking_uri()
     try:
         if uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
-            _check_database(sql.make_url(uri), create)
+            _prepare_database(sql.make_url(uri), create)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (
@@ -104,7 +105,7 @@ def _no_answer(uri: str, error: Exception) -> UserError:
     )
 
 
-def _check_database(url: sql.URL, create: bool) -> None:
+def _prepare_database(url: sql.URL, create: bool) -> None:
     """Fails at once where MLflow would retry for minutes, or add its tables to Optuna's."""
     file = _sqlite_file(url)
     if file is not None and not file.exists():
@@ -114,7 +115,7 @@ def _check_database(url: sql.URL, create: bool) -> None:
                 where="MLFLOW_TRACKING_URI",
                 cure="go to the folder of the search, or set the variable to the store it wrote to",
             )
-        _make_database(url, file)
+        _make_file(url, file)
     engine = sql.create_engine(url)
     tables = set(sql.inspect(engine).get_table_names())
     engine.dispose()
@@ -125,9 +126,11 @@ def _check_database(url: sql.URL, create: bool) -> None:
             rule="Optuna and MLflow need a database each",
             cure="name another database for one of the two",
         )
+    if url.get_backend_name() == "postgresql" and "experiments" not in tables:
+        _make_tables(url)
 
 
-def _make_database(url: sql.URL, file: Path) -> None:
+def _make_file(url: sql.URL, file: Path) -> None:
     """Makes the database beside its place, by one process of many, and moves it there when ready.
 
     MLflow's own migrations stumble over each other when two processes start, and over what a killed
@@ -138,11 +141,24 @@ def _make_database(url: sql.URL, file: Path) -> None:
         if file.exists():
             return
         new = file.with_name(f"{file.name}.new")
-        for suffix in ("", "-journal", "-wal"):  # a killed one's, which SQLite would roll back into
-            new.with_name(new.name + suffix).unlink(missing_ok=True)
-        new_url = sql.URL.create(url.drivername, database=str(new.absolute()))
-        MlflowClient(new_url.render_as_string()).search_experiments(max_results=1)
+        new.unlink(missing_ok=True)  # a killed one's; its journal SQLite drops by itself
+        _initialize(sql.URL.create(url.drivername, database=str(new.absolute())))
         new.replace(file)
+
+
+def _make_tables(url: sql.URL) -> None:
+    """One process at a time, as above; here a killed one's half of the work is rolled back."""
+    engine = sql.create_engine(url)
+    try:
+        with engine.connect() as connection:  # the lock ends with the connection
+            connection.execute(sql.text(f"SELECT pg_advisory_lock({_FIRST_START})"))
+            _initialize(url)
+    finally:
+        engine.dispose()
+
+
+def _initialize(url: sql.URL) -> None:
+    MlflowClient(url.render_as_string(hide_password=False)).search_experiments(max_results=1)
 
 
 @contextmanager
