@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +34,7 @@ from pipeline.workers.pool import Pool
 from pipeline.workers.worker import Job
 
 FLUSH_SEC = 60.0
-AWAY_SEC = 5.0
+AWAY_SEC = 2.0
 """How long an MLflow that does not answer is waited for at the end."""
 LOGS = Path("mlruns/logs")
 
@@ -96,7 +95,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
         view.note(line)
     mirror = open_mirror(ledger)
     status: StudyStatus = "FAILED"
-    patience_sec = AWAY_SEC
+    patience_sec = 2 * AWAY_SEC
     with present(ledger.uuid), closing(JournalWriter(journal_folder(ledger.uuid))) as journal:
         try:
             journal.put(StudyStarted(now_ms()))
@@ -106,10 +105,12 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             in_touch = _deliver(mirror)
             if in_touch:
                 agree(ledger, mirror)
+            else:
+                patience_sec = AWAY_SEC / 2
             outcome.finalists = registrar.register_all(mirror if in_touch else None)
             status = "FAILED" if outcome.too_many_failures else "FINISHED"
         except KeyboardInterrupt:
-            status, patience_sec = "KILLED", AWAY_SEC / 2
+            status, patience_sec = "KILLED", AWAY_SEC
             raise
         finally:
             journal.put(StudyEnded(status, now_ms()))
@@ -155,13 +156,9 @@ def _train(
 
 def _deliver(mirror: Mirror) -> bool:
     """Wait until MLflow has taken all; only briefly, while it does not answer."""
-    return _within(FLUSH_SEC, lambda: mirror.flush(AWAY_SEC), lambda: mirror.answers())
-
-
-def _within(seconds: float, attempt: Callable[[], bool], worthwhile: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not attempt():
-        if time.monotonic() > deadline or not worthwhile():
+    deadline = time.monotonic() + FLUSH_SEC
+    while not mirror.flush(AWAY_SEC):
+        if not mirror.answers() or time.monotonic() > deadline:
             return False
     return True
 

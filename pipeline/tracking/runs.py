@@ -56,7 +56,9 @@ class StudyRuns:
         maker: unique to this object: by it, a run whose creation was not answered is known again.
     """
 
-    def __init__(self, client: MlflowClient, study_run: Run, dataset: DatasetInfo, maker: str):
+    def __init__(
+        self, client: MlflowClient, study_run: Run, dataset: DatasetInfo, maker: str
+    ) -> None:
         self.client, self._maker = client, maker
         self.experiment_id = str(study_run.info.experiment_id)
         self.study_run_id = str(study_run.info.run_id)
