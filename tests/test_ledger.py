@@ -398,3 +398,64 @@ def test_a_default_may_be_written_out(tmp_path: Path) -> None:
     open_ledger(tmp_path)
     spelt = TINY.replace("high: 0.7}", "high: 0.7, log: false}")
     assert open_ledger(tmp_path, text=spelt).claim()
+
+
+WIDER = TINY.replace("low: 0.0, high: 0.7", "low: 0.0, high: 0.9")
+
+
+def test_wider_bounds_are_offered_and_taken_with_extend(tmp_path: Path) -> None:
+    first = open_ledger(tmp_path)
+    for _ in range(3):
+        first.complete(claimed(first), 0.5)
+    with pytest.raises(UserError, match="--extend"):
+        open_ledger(tmp_path, text=WIDER)
+    ledger = open_ledger(tmp_path, text=WIDER, extend=True)
+    assert ledger.extended == ["regularization.dropout: 0 to 0.7 -> 0 to 0.9"]
+    old = [trial.distributions["regularization.dropout"] for trial in ledger.trials()]
+    assert {distribution.high for distribution in old} == {0.9}  # type: ignore[attr-defined]
+    assert open_ledger(tmp_path, text=WIDER).extended == []
+    with pytest.raises(UserError, match=r"search\.regularization\.dropout"):
+        open_ledger(tmp_path)  # the narrower file is another one now
+
+
+def test_nothing_is_extended_under_a_running_trial(tmp_path: Path) -> None:
+    claimed(open_ledger(tmp_path))
+    with pytest.raises(UserError, match="1 trials of the study 'tiny' are running"):
+        open_ledger(tmp_path, text=WIDER, extend=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "extends"),
+    [
+        ("low: 0.0, high: 0.7", "low: 0.0, high: 0.6", False),  # narrower
+        ("low: 0.0, high: 0.7", "low: 0.1, high: 0.9", False),  # wider at one end only
+        ("low: 1e-5, high: 1e-1", "low: 1e-6, high: 1.0", True),
+        ("low: 1e-5, high: 1e-1, log: true", "low: 1e-5, high: 1e-1", False),
+        ("low: 0.0, high: 0.7", "low: 0.0, high: 0.7, step: 0.1", False),
+        ("pruner: {kind: none}", "pruner: {kind: median}", True),
+        ("trials: 4", "trials: 4\n  sampler: {kind: random}", True),
+        ("trials: 4", "trials: 4\n  seed: 1", False),
+        ("trials: 4", "trials: 4\n  metric: validation/loss", False),
+        ("epochs: 2", "epochs: 3", False),
+        ("width: 4", "width: 5", False),
+        ("train_images: 100", "train_images: 90", False),
+        (
+            "registry:",
+            "  regularization.l1: {type: float, low: 0.0, high: 0.1}\nregistry:",
+            False,
+        ),
+    ],
+)
+def test_row_26_extend_takes_what_leaves_every_trial_valid_and_nothing_else(
+    tmp_path: Path, old: str, new: str, extends: bool
+) -> None:
+    assert old in TINY
+    changed = TINY.replace(old, new)
+    open_ledger(tmp_path)
+    with pytest.raises(UserError, match="was begun with other settings"):
+        open_ledger(tmp_path, text=changed)
+    if extends:
+        assert open_ledger(tmp_path, text=changed, extend=True).extended
+    else:
+        with pytest.raises(UserError, match="was begun with other settings"):
+            open_ledger(tmp_path, text=changed, extend=True)

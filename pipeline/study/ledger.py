@@ -52,17 +52,21 @@ class Ledger:
         self.config, self.space, self.store = config, config.space, store
         self.held: tuple[int, str] | None = None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(
-            study_name=config.study.name,
-            storage=store,
-            load_if_exists=True,
-            direction=direction(config.study.metric),
-            pruner=build_pruner(config.study.pruner, config.training.epochs),
-        )
+        self.study = self._open_study()
         self.id = self.study._study_id
         self.uuid = str(self.fixed("uuid", lambda: str(uuid.uuid4())))
         self.extended = self._require_same_spec(extend)
         self._queue_baselines()
+
+    def _open_study(self) -> optuna.Study:
+        config = self.config
+        return optuna.create_study(
+            study_name=config.study.name,
+            storage=self.store,
+            load_if_exists=True,
+            direction=direction(config.study.metric),
+            pruner=build_pruner(config.study.pruner, config.training.epochs),
+        )
 
     def _require_same_spec(self, extend: bool) -> list[str]:
         now = spec(self.config)
@@ -72,6 +76,7 @@ class Ledger:
             running = self.trials(TrialState.RUNNING)
             require_same_spec(then, now, self.config.study.name, also=changes, running=len(running))
             self.store.set_distributions(self.id, self._distributions())
+            self.study = self._open_study()  # Optuna keeps finished trials as it has read them
             self.keep("spec", now)
         else:
             require_same_spec(then, now, self.config.study.name)

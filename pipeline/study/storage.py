@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 DEFAULT_STORAGE = "sqlite:///mlruns/optuna.db"
 LOCK_TIMEOUT_SEC = 60.0
+RETRY_SEC = 0.5
 _FIRST_START = 0x72656773  # names our advisory lock among others' in PostgreSQL
 
 
-def open_storage(url: str, *, create: bool = True) -> Store:
+def open_storage(url: str, *, create: bool = True, patience_sec: float = 0.0) -> Store:
     """Open (and at first use make) the store.
 
     SQLite is put into WAL mode, waits for locks up to a minute, and takes its write lock when a
@@ -30,17 +32,21 @@ def open_storage(url: str, *, create: bool = True) -> Store:
     Args:
         url: an SQLAlchemy URL, such as `sqlite:///mlruns/optuna.db`.
         create: make a database file that isn't there yet.
+        patience_sec: how long to wait for a server that does not answer: for processes that know
+            it has answered before.
 
     Raises:
         UserError: for a URL that can't be opened, or that of MLflow's own database: both keep their
             schema's version in a table of the same name.
     """
+    from optuna.exceptions import OptunaError
     from sqlalchemy.exc import SQLAlchemyError
 
+    errors = (SQLAlchemyError, OptunaError, ImportError, OSError, RuntimeError, ValueError)
     try:
         path = _sqlite_path(url)
         if path is None:
-            return _open_server(url)
+            return _patiently(lambda: _open_server(url), patience_sec)
         if not create and not path.exists():
             raise UserError(
                 f"there is no store at {redact(url)}",
@@ -50,13 +56,28 @@ def open_storage(url: str, *, create: bool = True) -> Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(path.with_name(f"{path.name}.lock")):
             return _connect(url, {"connect_args": {"timeout": LOCK_TIMEOUT_SEC}})
-    except (SQLAlchemyError, ImportError, OSError, RuntimeError, ValueError) as error:
+    except errors as error:
         raise UserError(
             f"can't open the study's store {redact(url)}: {redact(str(error)).splitlines()[0]}",
             where="--storage",
             rule="an SQLAlchemy URL of an SQLite or PostgreSQL database that can be written",
             cure=f"check it, or leave it out to use {DEFAULT_STORAGE}",
         ) from None
+
+
+def _patiently(attempt: Callable[[], Store], patience_sec: float) -> Store:
+    """Try again while the server is away, or cuts connections because it restarts."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DBAPIError
+
+    deadline = time.monotonic() + patience_sec
+    while True:
+        try:
+            return attempt()
+        except (StorageInternalError, DBAPIError):
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_SEC)
 
 
 def _open_server(url: str) -> Store:

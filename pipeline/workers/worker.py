@@ -83,6 +83,7 @@ def _run_trials(job: Job, parent: int) -> None:
     from pipeline.journal import JournalWriter, journal_folder
     from pipeline.study.ledger import Ledger
     from pipeline.study.storage import open_storage
+    from pipeline.study.store import PATIENCE_SEC
     from pipeline.training.data import DeviceData
     from pipeline.trial import TrialRunner
     from pipeline.weights import WeightStore
@@ -91,7 +92,7 @@ def _run_trials(job: Job, parent: int) -> None:
         torch.set_num_threads(job.threads)
     config = job.config
     splits = load_splits(config.data, config.study.seed)
-    ledger = Ledger(config, open_storage(job.storage))
+    ledger = Ledger(config, open_storage(job.storage, patience_sec=PATIENCE_SEC))
     ledger.require_same_data(splits.digest)
     data = DeviceData.from_splits(splits, torch.device(job.device), config.study.seed)
     journal = JournalWriter(journal_folder(ledger.uuid))

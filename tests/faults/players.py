@@ -87,7 +87,7 @@ def main() -> None:
         """The study's books, anew: the stores of earlier commands are closed, unless in use."""
         settings = [f"{key}={value}" for key, value in command.get("settings", {}).items()]
         config = tiny_config(folder, *settings)
-        books = Ledger(config, open_storage(command["url"]))
+        books = Ledger(config, open_storage(command["url"], patience_sec=60))
         if not held:
             while used:
                 used.pop().close()
