@@ -30,7 +30,7 @@ def examine(storage: str, study: str | None, *, fix: bool) -> list[Finding]:
         UserError: there is no such store or study, or the store is of another version.
     """
     findings: list[Finding] = []
-    for ledger in open_ledgers(storage, study):
+    for ledger in open_ledgers(storage, study, upgrade=fix):
         for look in (_stale_trials, _files, _journal, _mlflow):
             findings += [
                 Finding(f"{ledger.config.study.name}: {finding.text}", finding.fixed)

@@ -51,13 +51,13 @@ class StudyStatus:
     disk_bytes: dict[str, int]
 
 
-def open_ledgers(storage: str, study: str | None) -> Iterator[Ledger]:
-    """The ledger of one study of a store, or of all.
+def open_ledgers(storage: str, study: str | None, *, upgrade: bool = False) -> Iterator[Ledger]:
+    """The ledger of one study of a store, or of all (`upgrade`: see `open_storage`).
 
     Raises:
         UserError: there is no such store or study.
     """
-    store = open_storage(storage, create=False)
+    store = open_storage(storage, create=False, upgrade=upgrade)
     for name in study_names(store) if study is None else [study]:
         yield Ledger(recall(store, name), store)
 

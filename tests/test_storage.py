@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,20 @@ def test_a_store_that_cannot_be_opened_is_told_without_its_password(url: str) ->
     assert "can't open the study's store" in str(error.value)
     if ":canary@" in url:
         assert "canary" not in str(error.value)
+
+
+def test_tables_of_an_older_optuna_are_refused_with_the_cure_and_upgraded_when_asked(
+    tmp_path: Path,
+) -> None:
+    """The version is set back; the tables, which did not change since, are left."""
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    with closing(open_storage(url)) as store:
+        head = store.get_head_version()
+        older = store.get_all_versions()[1]
+        with store.engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": older})
+    with pytest.raises(UserError, match="doctor --fix"):
+        open_storage(url)
+    with closing(open_storage(url, upgrade=True)) as store:
+        assert store.get_current_version() == head
+    open_storage(url).close()

@@ -22,7 +22,9 @@ RETRY_SEC = 0.5
 _FIRST_START = 0x72656773  # names our advisory lock among others' in PostgreSQL
 
 
-def open_storage(url: str, *, create: bool = True, patience_sec: float = 0.0) -> Store:
+def open_storage(
+    url: str, *, create: bool = True, patience_sec: float = 0.0, upgrade: bool = False
+) -> Store:
     """Open (and at first use make) the store.
 
     SQLite is put into WAL mode, waits for locks up to a minute, and takes its write lock when a
@@ -34,6 +36,7 @@ def open_storage(url: str, *, create: bool = True, patience_sec: float = 0.0) ->
         create: make a database file that isn't there yet.
         patience_sec: how long to wait for a server that does not answer: for processes that know
             it has answered before.
+        upgrade: bring the tables of an older Optuna up to date, rather than refuse them.
 
     Raises:
         UserError: for a URL that can't be opened, or that of MLflow's own database: both keep their
@@ -46,7 +49,7 @@ def open_storage(url: str, *, create: bool = True, patience_sec: float = 0.0) ->
     try:
         path = _sqlite_path(url)
         if path is None:
-            return _patiently(lambda: _open_server(url), patience_sec)
+            return _patiently(lambda: _open_server(url, upgrade), patience_sec)
         if not create and not path.exists():
             raise UserError(
                 f"there is no store at {redact(url)}",
@@ -55,14 +58,20 @@ def open_storage(url: str, *, create: bool = True, patience_sec: float = 0.0) ->
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(path.with_name(f"{path.name}.lock")):
-            return _connect(url, {"connect_args": {"timeout": LOCK_TIMEOUT_SEC}})
+            return _connect(url, {"connect_args": {"timeout": LOCK_TIMEOUT_SEC}}, upgrade)
     except errors as error:
         raise UserError(
             f"can't open the study's store {redact(url)}: {redact(str(error)).splitlines()[0]}",
             where="--storage",
             rule="an SQLAlchemy URL of an SQLite or PostgreSQL database that can be written",
-            cure=f"check it, or leave it out to use {DEFAULT_STORAGE}",
+            cure=_cure(error),
         ) from None
+
+
+def _cure(error: Exception) -> str:
+    if "no longer compatible" in str(error):
+        return "`regsearch doctor --fix` brings its tables up to date; make a copy first"
+    return f"check it, or leave it out to use {DEFAULT_STORAGE}"
 
 
 def _patiently(attempt: Callable[[], Store], patience_sec: float) -> Store:
@@ -80,7 +89,7 @@ def _patiently(attempt: Callable[[], Store], patience_sec: float) -> Store:
         time.sleep(RETRY_SEC)
 
 
-def _open_server(url: str) -> Store:
+def _open_server(url: str, upgrade: bool) -> Store:
     """A PostgreSQL store; its connections are tried before use, for servers restart."""
     from sqlalchemy import create_engine, text
     from sqlalchemy.engine import make_url
@@ -91,12 +100,12 @@ def _open_server(url: str) -> Store:
     try:
         with engine.connect() as connection:  # the lock ends with the connection
             connection.execute(text(f"SELECT pg_advisory_lock({_FIRST_START})"))
-            return _connect(url, {"pool_pre_ping": True})
+            return _connect(url, {"pool_pre_ping": True}, upgrade)
     finally:
         engine.dispose()
 
 
-def _connect(url: str, engine_kwargs: dict[str, Any]) -> Store:
+def _connect(url: str, engine_kwargs: dict[str, Any], upgrade: bool) -> Store:
     from sqlalchemy import create_engine, event, inspect
 
     from pipeline.study.store import Store
@@ -111,7 +120,9 @@ def _connect(url: str, engine_kwargs: dict[str, Any]) -> Store:
             rule="the study and MLflow have a database each",
             cure=f"give the study another, for instance {DEFAULT_STORAGE}",
         )
-    store = Store(url, engine_kwargs)
+    store = Store(url, engine_kwargs, skip_compatibility_check=upgrade)
+    if upgrade and store.get_current_version() != store.get_head_version():
+        store.upgrade()
     sqlite = store.engine.dialect.name == "sqlite"
     event.listen(store.engine, "connect", _tune_sqlite if sqlite else _tune_postgresql)
     if sqlite:

@@ -90,10 +90,12 @@ def _is_transient(error: BaseException) -> bool:
 class Store(RDBStorage):
     """One connection to the store; threads may share it."""
 
-    def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, url: str, engine_kwargs: dict[str, Any], skip_compatibility_check: bool = False
+    ) -> None:
         self.mode = threading.local()
         self._hindered = -math.inf
-        super().__init__(url, engine_kwargs)
+        super().__init__(url, engine_kwargs, skip_compatibility_check)
 
     def close(self) -> None:
         """Let its connections go; it can be used again."""

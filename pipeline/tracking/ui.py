@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -36,7 +37,7 @@ def server_command(host: str, port: int, allowed: Sequence[str]) -> list[str]:
         )
     own = [] if host in (*_LOOPBACK, *_EVERYWHERE) else [host]
     names = [*_LOOPBACK, *own, *allowed]
-    hosts = [name if ":" in name.strip("[]:1") else f"{name}:{port}" for name in names]
+    hosts = [name if re.search(r":\d+$", name) else f"{name}:{port}" for name in names]
     origins = [f"{scheme}://{name}" for name in hosts for scheme in ("http", "https")]
     return [
         *(sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)),
