@@ -55,6 +55,24 @@ Workers = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"regsearch {version('regsearch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """What goes before a command."""
+
+
 @app.command()
 def run(
     space: SpaceFile,
@@ -224,6 +242,9 @@ def main() -> None:
     except UserError as error:
         _complain(str(error))
         sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped")
+        sys.exit(130)
     except Exception as error:
         if os.environ.get("REGSEARCH_DEBUG"):
             raise

@@ -78,8 +78,6 @@ class Coordinator:
         self._swept_at = time.monotonic()
         for swept in self.ledger.sweep():
             self.journal.put(requeued(swept))
-            again = "it waits for another attempt" if swept.state == TrialState.WAITING else "FAIL"
-            self.view.note(f"trial {swept.number}: {swept.reason}; {again}")
 
     def _show(self) -> None:
         for event in self.reader.read():
@@ -102,7 +100,7 @@ def show(event: Event, view: View) -> None:
             text = event.reason if event.value is None else f"{event.value:.4f}, {event.reason}"
             view.trial_ended(event.trial, event.state, text)
         case TrialRequeued():
-            view.trial_ended(event.trial, "WAITING", event.reason)
+            view.trial_ended(event.trial, "WAITING", f"{event.reason}; it goes on later")
         case Note():
             view.note(event.text)
 

@@ -7,8 +7,10 @@ played no part in that choice.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from optuna.trial import FrozenTrial
 from torch import nn
@@ -18,7 +20,7 @@ from pipeline.datasets import Splits
 from pipeline.errors import redact
 from pipeline.exported_model import ModelInfo
 from pipeline.registry import Registered, register
-from pipeline.statistics import wilson_interval
+from pipeline.statistics import paired_difference, wilson_interval
 from pipeline.study.baselines import BASELINES
 from pipeline.study.ledger import Ledger, overrides_of, value_of
 from pipeline.study.storage import file_lock
@@ -32,6 +34,10 @@ from pipeline.weights import WeightStore
 CHAMPION = "champion"
 
 
+def _none() -> npt.NDArray[np.bool_]:
+    return np.zeros(0, np.bool_)
+
+
 @dataclass(frozen=True)
 class Finalist:
     """A trial that the summary compares: the champion or a baseline.
@@ -39,27 +45,37 @@ class Finalist:
     Args:
         alias: its alias in the registry: `champion`, `unregularized` or `recipe`.
         trial: as the study has it.
-        num_correct: how many of the `num_selection` selection images it classified correctly;
-            0 of 0 where there is no selection split.
+        correct: (N,) bool, whether it told each selection image right; empty where there is no
+            selection split, or it could not be scored.
         registered: its version in the registry.
         problem: why it is not registered, or could not even be scored; empty when all is well.
     """
 
     alias: str
     trial: FrozenTrial
-    num_correct: int = 0
-    num_selection: int = 0
+    correct: npt.NDArray[np.bool_] = field(default_factory=_none, compare=False)
     registered: Registered | None = None
     problem: str = ""
 
     @property
+    def num_correct(self) -> int:
+        return int(self.correct.sum())
+
+    @property
     def selection_accuracy(self) -> float | None:
-        return self.num_correct / self.num_selection if self.num_selection else None
+        return float(self.correct.mean()) if len(self.correct) else None
 
     @property
     def selection_interval(self) -> tuple[float, float] | None:
         """The 95 % Wilson interval of the selection accuracy."""
-        return wilson_interval(self.num_correct, self.num_selection) if self.num_selection else None
+        return wilson_interval(self.num_correct, len(self.correct)) if len(self.correct) else None
+
+    def gain_over(self, other: Finalist) -> tuple[float, float] | None:
+        """By how much its selection accuracy is higher, and half the width of the 95 % interval:
+        paired, image by image. None where one of the two was not scored."""
+        if not len(self.correct) or not len(other.correct):
+            return None
+        return paired_difference(self.correct, other.correct)
 
 
 AWAY = "MLflow does not answer; `regsearch sync` registers it later"
@@ -85,8 +101,9 @@ class Registrar:
         self.data, self.splits = data, splits
         self.device = data.mean.device
         self.selection = to_device(splits.selection, self.device)
+        self._take_over = False
 
-    def register_all(self, mirror: Mirror | None) -> list[Finalist]:
+    def register_all(self, mirror: Mirror | None, *, take_over: bool = False) -> list[Finalist]:
         """The champion first, then the baselines, as far as they are complete.
 
         They are registered the other way round, so that the champion is the latest version. Runs
@@ -94,7 +111,9 @@ class Registrar:
 
         Args:
             mirror: MLflow; None where it is away, and nothing can be registered.
+            take_over: point an alias at this study's model even if it is another study's now.
         """
+        self._take_over = take_over
         ledger = self.ledger
         trials = {CHAMPION: ledger.best()} | {name: ledger.baseline(name) for name in BASELINES}
         self.weights.folder.mkdir(parents=True, exist_ok=True)
@@ -113,8 +132,7 @@ class Registrar:
             config = self.config.with_overrides(overrides_of(trial))
             model = build_seeded(config, self.data)
             model.load_state_dict(self.weights.load(trial.number))
-            num_correct = self._num_correct(config, model)
-            finalist = replace(finalist, num_correct=num_correct, num_selection=len(self.selection))
+            finalist = replace(finalist, correct=self._correct(config, model))
             if mirror is None:
                 return replace(finalist, problem=AWAY)
             return replace(finalist, registered=self._register(config, model, finalist, mirror))
@@ -122,13 +140,14 @@ class Registrar:
             reason = redact(f"{type(error).__name__}: {error}").splitlines()[0]
             return replace(finalist, problem=reason)
 
-    def _num_correct(self, config: RunConfig, model: nn.Module) -> int:
+    def _correct(self, config: RunConfig, model: nn.Module) -> npt.NDArray[np.bool_]:
         if not len(self.selection):
-            return 0
+            return _none()
         model.to(self.device).to(memory_format=torch.channels_last)
         dtype = resolve_precision(config.training.precision, self.device)
         logits = predict(model, self.selection.images, self.data.mean, self.data.std, dtype)
-        return int((logits.argmax(dim=1) == self.selection.labels).sum())
+        answers = (logits.argmax(dim=1) == self.selection.labels).cpu().numpy()
+        return np.asarray(answers, dtype=np.bool_)
 
     def _register(
         self, config: RunConfig, model: nn.Module, finalist: Finalist, mirror: Mirror
@@ -143,6 +162,7 @@ class Registrar:
             self._model_info(config, metrics),
             config.registry.model_name,
             finalist.alias,
+            take_over=self._take_over,
         )
 
     def _model_info(self, config: RunConfig, metrics: Mapping[str, float]) -> ModelInfo:

@@ -224,9 +224,9 @@ class LiveView(View):
             Text(running.name, style="cyan"),
             ProgressBar(running.num_epochs, running.epoch, width=20),
             Text(f"epoch {running.epoch}/{running.num_epochs}"),
-            Text(scores(running.metrics)),
         )
-        return [Text(""), bar, Text(f"  {describe(running.params)}", style="dim")]
+        lines = [f"  {scores(running.metrics)}", f"  {describe(running.params)}"]
+        return [Text(""), bar, Text(lines[0]), Text(lines[1], style="dim")]
 
 
 def scores(metrics: Mapping[str, float]) -> str:

@@ -19,15 +19,23 @@ from pipeline.exported_model import InferenceModel, ModelInfo
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model, and the alias it was given."""
+    """A version of a registered model, and its alias.
+
+    Attributes:
+        other: the version that had the alias before, if that was another study's: "version 6 of
+            the study x".
+        has_alias: whether the alias points at this version now.
+    """
 
     name: str
     version: int
     alias: str
+    other: str = ""
+    has_alias: bool = True
 
     @property
     def uri(self) -> str:
-        return f"models:/{self.name}@{self.alias}"
+        return f"models:/{self.name}" + (f"@{self.alias}" if self.has_alias else f"/{self.version}")
 
 
 def register(
@@ -37,11 +45,14 @@ def register(
     info: ModelInfo,
     model_name: str,
     alias: str = "champion",
+    *,
+    take_over: bool = True,
 ) -> Registered:
     """Registers a run's model and points the alias at it; a run has one version, however often.
 
     Args:
         model: maps normalized images (N, C, H, W) to logits (N, K), on any device; not changed.
+        take_over: move the alias even if it points at another study's model.
 
     Raises:
         MlflowException: the store is away, or refuses.
@@ -57,8 +68,25 @@ def register(
         version = client.create_model_version(
             model_name, source, run_id, _tags(info), model_id=model_id
         )
-    client.set_registered_model_alias(model_name, alias, version.version)
-    return Registered(model_name, int(version.version), alias)
+    other = _version_of_another_study(client, model_name, alias, run_id)
+    has_alias = take_over or not other
+    if has_alias:
+        client.set_registered_model_alias(model_name, alias, version.version)
+    return Registered(model_name, int(version.version), alias, other, has_alias)
+
+
+def _version_of_another_study(client: MlflowClient, name: str, alias: str, run_id: str) -> str:
+    """What the alias points at now, if that is a model of another experiment; else empty."""
+    try:
+        version = client.get_model_version_by_alias(name, alias)
+        before = client.get_run(str(version.run_id)).info.experiment_id
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return ""  # there is none, or its run is gone
+        raise
+    if before == client.get_run(run_id).info.experiment_id:
+        return ""
+    return f"version {version.version} of the study {client.get_experiment(before).name}"
 
 
 def _create_registered_model(client: MlflowClient, name: str) -> None:

@@ -99,6 +99,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     with present(ledger.uuid), closing(JournalWriter(journal_folder(ledger.uuid))) as journal:
         try:
             journal.put(StudyStarted(now_ms()))
+            before = ledger.num_finished()
             outcome = _train(ledger, plan, options, journal, view)
             weights = WeightStore(ledger.uuid)
             registrar = Registrar(plan.config, ledger, weights, data, splits)
@@ -107,7 +108,9 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
                 agree(ledger, mirror)
             else:
                 patience_sec = AWAY_SEC / 2
-            outcome.finalists = registrar.register_all(mirror if in_touch else None)
+            is_news = outcome.standing.finished > before
+            reached = mirror if in_touch else None
+            outcome.finalists = registrar.register_all(reached, take_over=is_news)
             status = "FAILED" if outcome.too_many_failures else "FINISHED"
         except KeyboardInterrupt:
             status, patience_sec = "KILLED", AWAY_SEC

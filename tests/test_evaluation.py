@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 import numpy as np
@@ -23,7 +24,6 @@ from pipeline.evaluation import evaluate, predict
 from pipeline.exported_model import ModelInfo
 from pipeline.registry import register
 from pipeline.statistics import wilson_interval
-from pipeline.tracking import DatasetInfo, Mirror
 
 SEED = 3
 DIGITS = DigitsSettings()
@@ -37,8 +37,15 @@ class AlwaysThree(nn.Module):
         return images.flatten(1)[:, :10] * 0 + three * np.log(9)
 
 
+class Shop(NamedTuple):
+    """Where a net that always says three is registered, and the run that it is from."""
+
+    client: MlflowClient
+    run_id: str
+
+
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Mirror]:
+def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Shop]:
     """A folder with two models: `digits`, trained on the digits, and `colour`, for 3x32x32."""
     folder = tmp_path_factory.mktemp("evaluation")
     shutil.copy(mlflow_template, folder)
@@ -55,17 +62,15 @@ def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Ite
     colour = {"image_shape": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, folder)
-        mirror = Mirror.open("study", "id-1", DatasetInfo("digits", info.data_digest))
-        mirror.start_trial(0, {})
-        mirror.flush(10)
-        run_id = mirror.trial_run_id(0)
-        register(mirror.client, run_id, AlwaysThree(), info, "digits")
-        register(mirror.client, run_id, AlwaysThree(), info.model_copy(update=colour), "colour")
-        yield mirror
-        mirror.close()
+        client = MlflowClient()
+        experiment_id = client.create_experiment("study")
+        run_id = client.create_run(experiment_id).info.run_id
+        register(client, run_id, AlwaysThree(), info, "digits")
+        register(client, run_id, AlwaysThree(), info.model_copy(update=colour), "colour")
+        yield Shop(client, run_id)
 
 
-def test_the_scores_are_those_of_the_test_split_and_are_logged(shop: Mirror) -> None:
+def test_the_scores_are_those_of_the_test_split_and_are_logged(shop: Shop) -> None:
     labels = load_test(DIGITS, SEED).labels
     threes, total = int((labels == 3).sum()), len(labels)
 
@@ -88,7 +93,7 @@ def test_the_scores_are_those_of_the_test_split_and_are_logged(shop: Mirror) -> 
     run = client.get_run(evaluation.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["regsearch.kind"] == "evaluation"
-    assert run.data.tags["mlflow.parentRunId"] == shop.trial_run_id(0)
+    assert run.data.tags["mlflow.parentRunId"] == shop.run_id
     assert run.data.metrics["test/loss"] == pytest.approx(scores.loss)
     [dataset_input] = run.inputs.dataset_inputs
     assert dataset_input.dataset.name == "digits/test"

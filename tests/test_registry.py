@@ -27,7 +27,6 @@ from pipeline.exported_model import InferenceModel, ModelInfo
 from pipeline.models import ModelSettings, VggSettings, build_model
 from pipeline.registry import Registered, register
 from pipeline.regularizers import RegularizationSettings
-from pipeline.tracking import DatasetInfo, Mirror
 
 INFO = ModelInfo(
     class_names=("cat", "dog", "bird"),
@@ -80,12 +79,16 @@ def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Ite
     net = trained_vgg()
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, folder)
-        mirror = Mirror.open("study", "id-1", DatasetInfo("digits", INFO.data_digest))
-        mirror.start_trial(5, {"model.width": 4})
-        assert mirror.flush(10)
-        run_id = mirror.trial_run_id(5)
-        yield Shop(folder, net, run_id, register(mirror.client, run_id, net, INFO, "pets"))
-        mirror.close()
+        client = MlflowClient()
+        run_id = new_run(client, "study")
+        client.log_param(run_id, "model.width", 4)
+        yield Shop(folder, net, run_id, register(client, run_id, net, INFO, "pets"))
+
+
+def new_run(client: MlflowClient, experiment: str) -> str:
+    known = client.get_experiment_by_name(experiment)
+    experiment_id = known.experiment_id if known else client.create_experiment(experiment)
+    return str(client.create_run(experiment_id).info.run_id)
 
 
 def model_folder(shop: Shop) -> Path:
@@ -124,6 +127,21 @@ def test_a_run_registered_again_has_one_version_and_both_aliases(shop: Shop) -> 
     [version] = client.search_model_versions("name = 'pets'")
     aliases = client.get_model_version("pets", version.version).aliases
     assert sorted(aliases) == ["champion", "default-recipe"]
+
+
+@pytest.mark.usefixtures("workspace")
+def test_another_studys_alias_is_taken_with_a_word_or_left_alone() -> None:
+    client, net = MlflowClient(), trained_vgg()
+    first = register(client, new_run(client, "first"), net, INFO, "cats")
+    again = register(client, new_run(client, "first"), net, INFO, "cats")
+    assert (first.other, again.other) == ("", "")  # a study may change its mind
+    left = register(client, new_run(client, "second"), net, INFO, "cats", take_over=False)
+    assert left.other == "version 2 of the study first"
+    assert left.uri == "models:/cats/3"
+    assert client.get_model_version_by_alias("cats", "champion").version == 2
+    taken = register(client, new_run(client, "second"), net, INFO, "cats", take_over=True)
+    assert (taken.other, taken.uri) == ("version 2 of the study first", "models:/cats@champion")
+    assert client.get_model_version_by_alias("cats", "champion").version == 4
 
 
 def test_it_answers_as_the_net_does(shop: Shop) -> None:

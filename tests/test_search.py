@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import optuna
 import pytest
 import torch
 import yaml
@@ -16,9 +17,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from rich.console import Console
 
+from pipeline.config.space_file import load_space
 from pipeline.datasets import ImageSet, load_splits
 from pipeline.errors import UserError
-from pipeline.progress import LogView
+from pipeline.finalists import Finalist
+from pipeline.progress import LogView, Standing
 from pipeline.report.summary import summary
 from pipeline.search import Options, Outcome, run_search
 from pipeline.training.data import to_device
@@ -27,6 +30,7 @@ from pipeline.workers.plan import resolve_devices
 from tests.conftest import enter
 from tests.spaces import TINY, tiny_space
 
+SPACES = Path(__file__).parents[1] / "search_spaces"
 CURVES = {
     "train/loss",
     "train/penalty",
@@ -165,8 +169,37 @@ def test_the_summary_tells_the_gain_and_where_to_look_next(finished: Finished) -
     for alias in ("champion", "unregularized", "recipe"):
         assert alias in printed
     assert "points" in printed
+    assert "flatters the" in printed
     assert "mlflow ui" in printed
     assert "regsearch evaluate models:/tiny-cnn@champion" in printed
+
+
+def test_a_gain_is_told_on_images_that_nobody_chose_by() -> None:
+    """A champion that is better by validation, and worse where it was not chosen."""
+    finalists = [finalist("champion", 0.9, 60), finalist("recipe", 0.8, 64)]
+    standing = Standing(2, 2, 0, 0, "validation/accuracy", 0.9, 0)
+    console = Console(record=True, width=100, file=io.StringIO())
+    config = load_space(SPACES / "digits.yaml").config
+    console.print(summary(Outcome(config, standing, finalists)))
+    printed = console.export_text()
+    # 4 of 100 images, on which the two differ: 0.04, and 1.96 * sqrt((0.04 - 0.0016) / 100).
+    assert "-4.00 ± 3.84 points" in printed
+    assert "can't be told apart" not in printed
+    assert "+10.00" not in printed
+
+
+def test_finalists_that_cannot_be_told_apart_are_said_to_be_so() -> None:
+    finalists = [finalist("champion", 0.9, 61), finalist("recipe", 0.8, 60)]
+    standing = Standing(2, 2, 0, 0, "validation/accuracy", 0.9, 0)
+    console = Console(record=True, width=100, file=io.StringIO())
+    config = load_space(SPACES / "digits.yaml").config
+    console.print(summary(Outcome(config, standing, finalists)))
+    assert "champion and recipe can't be told apart on these images" in console.export_text()
+
+
+def finalist(alias: str, value: float, num_correct: int) -> Finalist:
+    trial = optuna.create_trial(value=value)
+    return Finalist(alias, trial, np.arange(100) < num_correct)
 
 
 def test_running_again_adds_nothing_and_registers_nothing_twice(finished: Finished) -> None:

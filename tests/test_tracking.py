@@ -346,6 +346,7 @@ def test_optunas_database_is_refused(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "optuna.db"
+    enter(monkeypatch, tmp_path)
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
     storage.remove_session()
     storage.engine.dispose()
@@ -356,6 +357,7 @@ def test_optunas_database_is_refused(
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     database.close()
     assert "experiments" not in tables
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_mlflows_database_is_refused_to_optuna(workspace: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,6 +15,7 @@ from rich.text import Text
 
 from pipeline.errors import redact
 from pipeline.finalists import CHAMPION, Finalist
+from pipeline.registry import Registered
 from pipeline.search import Outcome
 from pipeline.study.baselines import baselines
 from pipeline.study.ledger import BASELINE, value_of
@@ -48,12 +52,21 @@ def _warnings(outcome: Outcome) -> list[Text]:
     for finalist in outcome.finalists:
         if finalist.problem:
             lines.append(f"the {finalist.alias} is not registered: {finalist.problem}")
+        if finalist.registered is not None and finalist.registered.other:
+            lines.append(_taken_over(finalist.registered))
     missing = set(baselines(outcome.config)) - {f.alias for f in outcome.finalists}
     if outcome.finalists and missing:
         lines.append(f"baseline without a result: {', '.join(sorted(missing))}")
     if not outcome.delivery.complete:
         lines += _undelivered(outcome.delivery)
     return [Text(line, style="yellow") for line in lines]
+
+
+def _taken_over(registered: Registered) -> str:
+    alias = f"models:/{registered.name}@{registered.alias}"
+    if registered.has_alias:
+        return f"{alias} was {registered.other}; it is version {registered.version} now"
+    return f"{alias} stays {registered.other}: this run finished no trial, and leaves it alone"
 
 
 def _undelivered(delivery: Report) -> list[str]:
@@ -68,10 +81,10 @@ def _undelivered(delivery: Report) -> list[str]:
     return lines
 
 
-def _comparison(outcome: Outcome) -> Table:
-    """One row a finalist; the gain is the champion's over that baseline."""
+def _comparison(outcome: Outcome) -> RenderableType:
+    """One row a finalist; the gain is the champion's over that baseline, where nobody chose."""
     metric = outcome.config.study.metric
-    columns = ("", "trial", metric, "gain over it", "on selection")
+    columns = ("", "trial", metric, "on selection", "champion's gain")
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     champion = outcome.finalists[0]
     for finalist in outcome.finalists:
@@ -79,13 +92,11 @@ def _comparison(outcome: Outcome) -> Table:
             finalist.alias,
             str(finalist.trial.number),
             show_metric(metric, finalist.trial.value),
-            "" if finalist is champion else _gain(metric, champion, finalist),
             _selection(finalist),
+            "" if finalist is champion else _gain(metric, champion, finalist),
             style="bold green" if finalist is champion else "",
         )
-    table.caption = "on selection: accuracy on images that the search never saw, 95 % interval"
-    table.caption_justify = "left"
-    return table
+    return Group(table, *_explanations(metric, outcome.finalists))
 
 
 def _selection(finalist: Finalist) -> str:
@@ -97,12 +108,35 @@ def _selection(finalist: Finalist) -> str:
 
 
 def _gain(metric: str, champion: Finalist, baseline: Finalist) -> str:
-    """How much better the champion is: points of a share, or a loss's difference."""
+    """In points of selection accuracy; else of what the search chose by."""
+    paired = champion.gain_over(baseline)
+    if paired is not None:
+        return f"{100 * paired[0]:+.2f} ± {100 * paired[1]:.2f} points"
     difference = value_of(champion.trial) - value_of(baseline.trial)
     if metric.endswith("loss"):
         return f"{-difference:+.4f}"
     sign = 1 if direction(metric) == "maximize" else -1
     return f"{100 * sign * difference:+.2f} points"
+
+
+def _explanations(metric: str, finalists: list[Finalist]) -> list[Text]:
+    """How the table is to be read, and where it says less than it seems to."""
+    champion, *baselines_ = finalists
+    if champion.selection_accuracy is None:
+        return [Text(f"the search chose by {metric}, which flatters the champion", style="dim")]
+    lines = [
+        Text(
+            f"on selection: accuracy on images that the search never saw ({metric} flatters the\n"
+            "champion: it was chosen by it); gains in it, image by image, with 95 % intervals",
+            style="dim italic",
+        )
+    ]
+    for baseline in baselines_:
+        paired = champion.gain_over(baseline)
+        if paired is not None and abs(paired[0]) <= paired[1]:
+            text = f"champion and {baseline.alias} can't be told apart on these images"
+            lines.append(Text(text, style="yellow"))
+    return lines
 
 
 def _settings(champion: Finalist) -> RenderableType:
@@ -120,7 +154,7 @@ def _next_steps(champion: Finalist) -> RenderableType:
     steps = [("see every trial and its curves", _mlflow_line())]
     if champion.registered is not None:
         uri = shlex.quote(champion.registered.uri)
-        steps.append(("score it on the test split", f"regsearch evaluate {uri}"))
+        steps.append(("score it on the test split", f"{_program('regsearch')} evaluate {uri}"))
     return Group(
         *(Text.assemble(f"{text}:\n    ", (command, "bold cyan")) for text, command in steps)
     )
@@ -130,4 +164,15 @@ def _mlflow_line() -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith(("http://", "https://")):
         return f"open {redact(uri)}"
-    return 'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" mlflow ui' if uri else "mlflow ui"
+    store = 'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" ' if uri else ""
+    return f"{store}{_program('mlflow')} ui"
+
+
+def _program(name: str) -> str:
+    """How to call one of this environment's programs from the current folder: by its name where
+    the shell finds it, else by its path."""
+    own = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if not own.exists() or (found is not None and Path(found).samefile(own)):
+        return name
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)

@@ -41,9 +41,8 @@ from tests.faults.searches import (
 )
 from tests.spaces import tiny_config, write_tiny
 
-EPOCHS = 40
 SETTINGS = (
-    f"training.epochs={EPOCHS}",
+    "training.epochs=50",
     "training.early_stopping.patience=100",
     "study.checkpoint_sec=0.0",
 )
@@ -95,7 +94,7 @@ def play_havoc(
     search, done = Search(given), Counter[str]()
     groups_at = set(chance.sample(range(1, kills), group_kills))
     while done["worker"] < kills:
-        time.sleep(chance.uniform(0.05, 2.0))
+        time.sleep(chance.uniform(0.05, 10.0 / kills + 0.5))
         assert not search.is_over(), Path("run.log").read_text()[-3000:]
         if kill_a_worker(chance) is None:
             continue
