@@ -92,7 +92,9 @@ CASES = {
     "dropout of all kinds": Case(regularization=ALL_MASKS, net=RESNET),
     "full augmentation": Case(augmentation=FULL_AUGMENTATION),
     "random flips and crops": Case(augmentation={"strength": 0.5}),
-    "plateau": Case(schedule={"kind": "plateau", "patience_epochs": 0, "gamma": 0.3}),
+    "plateau": Case(
+        schedule={"kind": "plateau", "patience_epochs": 1, "gamma": 0.3, "min_delta": 0.6}
+    ),
     "one cycle after a warm-up": Case(schedule={"kind": "one_cycle", "warmup_epochs": 1.5}),
     "penalties and clipped gradients": Case(
         regularization={"l1": 1e-3, "l2": 1e-2}, training={"gradient_clip_norm": 0.5}
@@ -156,7 +158,7 @@ def die(folder: Path) -> None:
 
 def stops(num_epochs: int) -> list[int]:
     """The epochs from which a training of so many is gone on with; the last one is its end."""
-    return [1, 3, num_epochs]
+    return [2, 4, num_epochs]
 
 
 def go_on(folder: Path) -> None:
