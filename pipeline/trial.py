@@ -111,6 +111,7 @@ class TrialRunner:
         state = self._checkpoint(claim)
         self.journal.put(self._started(claim, config.training.epochs, state))
         trainer = self._trainer(claim, config, state)
+        del state  # its tensors are the trainer's by now, or copies of them
         saved_at = time.monotonic()
 
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -202,7 +203,7 @@ def failure_reason(error: Exception) -> str:
     """Why a trial failed, in words where the cause is known, else with its traceback."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out of memory: a smaller batch or model needs less"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk full: the checkpoint or the weights could not be saved"
     if isinstance(error, NonFiniteLossError | UserError):
         return redact(str(error))

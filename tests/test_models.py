@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -213,3 +215,25 @@ def test_images_that_no_net_takes_are_refused(image_shape: ImageShape) -> None:
 def test_a_mistake_is_refused_with_its_rule(values: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         settings_of(**values)
+
+
+NARROW_RESNET = """
+import torch
+from pipeline.models import build_model
+from pipeline.models.resnet import ResnetSettings
+from pipeline.regularizers import RegularizationSettings
+
+model = build_model(ResnetSettings(width=4), RegularizationSettings(), (3, 16, 16), 10)
+model = model.to(memory_format=torch.channels_last)
+for _ in range(30):
+    images = torch.randn(16, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    model(images).sum().backward()
+"""
+
+
+def test_a_narrow_resnet_does_not_corrupt_memory() -> None:
+    """A strided 1x1 convolution of few channels did: the process aborted."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", NARROW_RESNET], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -64,12 +64,29 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                convolution(inputs, outputs, norm, size=1, stride=stride),
+                Subsample(stride),
+                convolution(inputs, outputs, norm, size=1),
                 norm_layer(norm, outputs),
             )
 
     def forward(self, x: Tensor) -> Tensor:
         return relu(self.shortcut(x) + self.residual(x))
+
+
+class Subsample(nn.Module):
+    """Every `stride`-th row and column: (N, C, H, W) to (N, C, ceil(H / stride), ...).
+
+    A 1x1 convolution after it is one with a stride, which oneDNN computes wrongly on the CPU: with
+    fewer channels than its block, the backward pass writes beyond its memory and the process dies
+    (https://github.com/uxlfoundation/oneDNN/issues/6035; seen with 4 to 7 channels, torch 2.15).
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :: self.stride, :: self.stride]
 
 
 class GreyToColour(nn.Module):

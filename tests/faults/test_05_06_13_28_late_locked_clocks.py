@@ -80,7 +80,6 @@ def test_a_locked_store_is_waited_for_and_nobody_is_called_stale(
     command: dict[str, Any] = {"url": f"sqlite:///{tmp_path}/optuna.db", "settings": settings}
     with players(2) as (worker, sweeper):
         worker.ask(do="claim", count=1, **command)
-        sweeper.ask(do="claim", count=1, **command)
         with locked(tmp_path / "optuna.db", seconds):
             worker.tell(do="beat", seconds=seconds + 1)
             assert sweeper.ask(do="sweep", **command) == []  # once it can: it waits too
@@ -96,7 +95,7 @@ def test_row_28_ages_do_not_depend_on_a_workers_time_zone(store_url: StoreUrl) -
     los_angeles = Player(TZ="America/Los_Angeles", PGTZ="America/Los_Angeles")
     try:
         assert tokyo.ask(do="claim", count=1, **command) == [0]
-        assert los_angeles.ask(do="claim", count=1, **command) == [0 + 1]
+        assert los_angeles.ask(do="claim", count=1, **command) == [1]
         assert los_angeles.ask(do="sweep", **command) == []
         assert tokyo.ask(do="sweep", **command) == []
     finally:
