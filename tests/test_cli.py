@@ -9,11 +9,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
+import optuna
 import pytest
 
+from pipeline.study.storage import open_storage
+from pipeline.study.store import OWNER
 from tests.conftest import enter
 from tests.spaces import write_tiny
 
@@ -147,17 +151,32 @@ def test_an_unforeseen_fault_is_told_without_a_traceback_and_exit_code_1(tmp_pat
     assert "Traceback" not in done.stderr
 
 
-def start(cwd: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
-    """`regsearch ...` as a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *arguments],
-        cwd=cwd,
-        env=environment(**env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+Launch = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def launch() -> Iterator[Launch]:
+    """Starts `regsearch ...` as a process group of its own, which is gone after the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(cwd: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *arguments],
+            cwd=cwd,
+            env=environment(**env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
@@ -178,11 +197,11 @@ ENDLESS = ("--set", "training.epochs=5000", "--set", "training.early_stopping.pa
     ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
 def test_row_21_an_interrupted_run_gives_its_trials_back(
-    workspace: Path, sent: signal.Signals, code: int
+    workspace: Path, launch: Launch, sent: signal.Signals, code: int
 ) -> None:
     """Ctrl-C goes to the whole process group, workers included; SIGTERM to the one."""
     write_tiny(workspace)
-    process = start(workspace, "run", "tiny.yaml", "--workers", "2", *ENDLESS)
+    process = launch(workspace, "run", "tiny.yaml", "--workers", "2", *ENDLESS)
     read_until(process, "epoch 3/5000")
     sent_at = time.monotonic()
     if sent == signal.SIGINT:
@@ -198,13 +217,13 @@ def test_row_21_an_interrupted_run_gives_its_trials_back(
     assert states(workspace) == (["WAITING", "WAITING"], {"KILLED"})
 
 
-def test_row_21_a_second_interrupt_leaves_at_once(workspace: Path) -> None:
+def test_row_21_a_second_interrupt_leaves_at_once(workspace: Path, launch: Launch) -> None:
     """Whatever the workers do; they are killed, and their trials are found by the next run."""
     write_tiny(workspace)
-    process = start(workspace, "run", "tiny.yaml", "--workers", "1", *ENDLESS)
+    process = launch(workspace, "run", "tiny.yaml", "--workers", "1", *ENDLESS)
     read_until(process, "epoch 3/5000")
-    workers = children(process.pid)
-    assert workers
+    workers = [int(owner.split("|")[2]) for owner in owners(workspace)]
+    assert len(workers) == 1
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)  # a worker that can't answer
     process.send_signal(signal.SIGINT)
@@ -217,14 +236,11 @@ def test_row_21_a_second_interrupt_leaves_at_once(workspace: Path) -> None:
     assert states(workspace)[0] == ["RUNNING", "WAITING"]
 
 
-def children(pid: int) -> list[int]:
-    """The worker processes of a run."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in found
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+def owners(folder: Path) -> list[str]:
+    """Who holds the running trials."""
+    with closing(open_storage(f"sqlite:///{folder}/mlruns/optuna.db")) as store:
+        trials = optuna.load_study(study_name="tiny", storage=store).get_trials()
+    return [trial.user_attrs[OWNER] for trial in trials if trial.state.name == "RUNNING"]
 
 
 def states(folder: Path) -> tuple[list[str], set[str]]:

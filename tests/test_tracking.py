@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import sqlite3
@@ -175,7 +176,8 @@ def test_delivering_the_whole_journal_again_changes_nothing() -> None:
     before = picture()
     assert [len(curve(run)) for _, run in sorted(trial_runs().items())] == [3, 3, 1]
     [saved] = journal_folder("id-1").glob("delivered-*.json")
-    for content in (None, "", "[]", '{"x": "y"}'):  # as lost, torn or spoilt
+    spoilt = json.dumps(dict.fromkeys(json.loads(saved.read_text()), "far"))
+    for content in (None, "", "[1]", spoilt):  # as lost, torn or of another version
         saved.unlink() if content is None else saved.write_text(content)
         assert deliver().complete
         assert picture() == before

@@ -78,12 +78,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     check_resumed()
     check_curves(workspace)
     check_mlflow(num_trials)
-    doctor = subprocess.run(
-        [sys.executable, "-m", "pipeline", "doctor"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    doctor = regsearch("doctor")
     assert (doctor.returncode, doctor.stdout.strip()) == (0, "Nothing is wrong."), doctor.stdout
 
 
@@ -193,42 +188,39 @@ def test_row_2_killed_right_after_the_claim(tmp_path: Path) -> None:
         assert other.ask(do="claim", url=url, count=1) == [0]
 
 
-def test_row_20_what_a_crash_left_open_is_found_and_closed_by_doctor(workspace: Path) -> None:
+def test_row_20_what_a_crash_left_open_is_told_by_status_and_closed_by_doctor(
+    workspace: Path,
+) -> None:
     write_tiny(workspace)
     search = Search(arguments(8, 1))
     wait_until(lambda: any(t.intermediate_values for t in trials()))
-    search.kill()
-    command = [sys.executable, "-m", "pipeline", "doctor"]
-    told = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert told.returncode == 1
-    assert "is RUNNING, but nobody runs it" in told.stdout
-    assert "regsearch doctor --fix" in told.stdout
-    mended = subprocess.run([*command, "--fix"], env=environment(), capture_output=True, text=True)
-    assert mended.returncode == 0, mended.stdout
-    assert {t.state.name for t in trials()} == {"WAITING", "COMPLETE", "PRUNED"} & {
-        t.state.name for t in trials()
-    }
-    statuses = {run.info.status for run in (*mlflow_runs("study"), *mlflow_runs("trial"))}
-    assert "RUNNING" not in statuses
-    again = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert again.stdout.strip() == "Nothing is wrong."
-
-
-def test_status_tells_who_runs_what(workspace: Path) -> None:
-    write_tiny(workspace)
-    search = Search(arguments(8, 1))
-    wait_until(lambda: any(t.intermediate_values for t in trials()))
-    command = [sys.executable, "-m", "pipeline", "status", "tiny"]
-    told = subprocess.run(command, env=environment(COLUMNS="120"), capture_output=True, text=True)
+    told = regsearch("status", "tiny")
     search.kill()
     assert told.returncode == 0, told.stderr
     assert "of 8 trials finished" in told.stdout
     assert "1 running" in told.stdout
     assert "on disk: checkpoints" in told.stdout
-    gone = subprocess.run(command, env=environment(COLUMNS="120"), capture_output=True, text=True)
-    assert "its process is gone" in gone.stdout
-    unknown = subprocess.run(
-        [*command[:-1], "none"], env=environment(), capture_output=True, text=True
-    )
+    assert "its process is gone" in regsearch("status", "tiny").stdout
+
+    found = regsearch("doctor")
+    assert found.returncode == 1
+    assert "is RUNNING, but nobody runs it" in found.stdout
+    assert "regsearch doctor --fix" in found.stdout
+    mended = regsearch("doctor", "--fix")
+    assert mended.returncode == 0, mended.stdout
+    assert "RUNNING" not in {t.state.name for t in trials()}
+    assert "WAITING" in {t.state.name for t in trials()}
+    runs = [*mlflow_runs("study"), *mlflow_runs("trial")]
+    assert "RUNNING" not in {run.info.status for run in runs}
+    assert regsearch("doctor").stdout.strip() == "Nothing is wrong."
+
+    unknown = regsearch("status", "none")
     assert unknown.returncode == 2
     assert "it has tiny" in unknown.stderr
+
+
+def regsearch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    return subprocess.run(
+        command, env=environment(COLUMNS="120"), capture_output=True, text=True, check=False
+    )

@@ -19,7 +19,10 @@ from tests.faults.conftest import StoreUrl
 from tests.faults.players import Player, at_once, players
 from tests.spaces import tiny_config
 
-ROUNDS = [pytest.param(1, id="1 round"), pytest.param(10, id="10 rounds", marks=pytest.mark.slow)]
+
+def rounds(most: int) -> list[Any]:
+    """One round, or in the slow tests so many."""
+    return [1, pytest.param(most, marks=pytest.mark.slow)]
 
 
 def numbers_and_states(url: str) -> tuple[list[int], Counter[str]]:
@@ -28,12 +31,12 @@ def numbers_and_states(url: str) -> tuple[list[int], Counter[str]]:
     return [trial.number for trial in trials], Counter(trial.state.name for trial in trials)
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("num_rounds", rounds(10))
 def test_row_9_first_start_of_eight_processes(
-    store_url: StoreUrl, team: list[Player], rounds: int
+    store_url: StoreUrl, team: list[Player], num_rounds: int
 ) -> None:
     """All start, agree on one study, and queue its two baselines once."""
-    for _ in range(rounds):
+    for _ in range(num_rounds):
         url = store_url()
         assert len(set(at_once(team, do="open", url=url))) == 1
         assert numbers_and_states(url) == ([0, 1], Counter(WAITING=2))
@@ -48,11 +51,11 @@ def books(url: str, folder: Path, trials: int) -> Ledger:
     return Ledger(tiny_config(folder, *given), open_storage(url))
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("num_rounds", rounds(3))
 def test_row_7_eight_workers_claim_200_queued_trials_once_each(
-    store_url: StoreUrl, team: list[Player], tmp_path: Path, rounds: int
+    store_url: StoreUrl, team: list[Player], tmp_path: Path, num_rounds: int
 ) -> None:
-    for _ in range(rounds):
+    for _ in range(num_rounds):
         url = store_url()
         ledger = books(url, tmp_path, 200)
         for i in range(198):  # the baselines are two

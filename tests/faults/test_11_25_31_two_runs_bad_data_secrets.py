@@ -19,6 +19,7 @@ from tests.spaces import TINY, write_tiny
 TRIALS = ("tiny.yaml", "--trials", "5", "--workers", "1")
 
 
+@pytest.mark.slow
 def test_row_11_two_runs_of_one_file_share_the_study_and_another_file_is_refused(
     workspace: Path,
 ) -> None:
@@ -67,6 +68,7 @@ def test_row_25_a_damaged_image_is_named_before_any_trial(workspace: Path, damag
     assert trials() == []
 
 
+@pytest.mark.slow
 def test_row_31_a_password_is_nowhere(workspace: Path, postgres: Any) -> None:
     """Given on the command line: it is out of the process list before the study begins."""
     canary = "canary-5d1f"

