@@ -27,6 +27,8 @@ from pipeline.workers.worker import EXIT_MISTAKE
 
 TICK_SEC = 0.2
 SWEEP_SEC = 5.0
+COUNT_SEC = 1.0
+"""So often the store is asked for the counts while nothing is heard from this run's workers."""
 STOP_SEC = 6.0
 """How long workers have to give their trials back; the promise is ten seconds in all."""
 
@@ -45,6 +47,7 @@ class Coordinator:
         self.journal, self.reader = journal, reader
         self._standing: Standing | None = None
         self._swept_at = time.monotonic()
+        self._counted_at = -COUNT_SEC
 
     def watch(self) -> None:
         """Until the workers are done.
@@ -61,7 +64,7 @@ class Coordinator:
         finally:
             self.pool.stop(STOP_SEC)
             self._sweep()
-            self._show()
+            self._show(count=True)
 
     def _tick(self) -> None:
         deaths = self.pool.reap()
@@ -79,10 +82,14 @@ class Coordinator:
         for swept in self.ledger.sweep():
             self.journal.put(requeued(swept))
 
-    def _show(self) -> None:
-        for event in self.reader.read():
+    def _show(self, *, count: bool = False) -> None:
+        events = self.reader.read()
+        for event in events:
             show(event, self.view)
-        now = standing(self.ledger)
+        recently = time.monotonic() - self._counted_at < COUNT_SEC
+        if recently and not events and not count:
+            return
+        now, self._counted_at = standing(self.ledger), time.monotonic()
         if now != self._standing:
             self._standing = now
             self.view.study(now)

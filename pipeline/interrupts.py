@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -41,4 +42,6 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 def _leave(number: int, _: FrameType | None) -> None:
     for child in multiprocessing.active_children():
         child.kill()
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # a live view has hidden the cursor
     os._exit(128 + number)

@@ -250,13 +250,18 @@ class Store(RDBStorage):
             return value
 
     @persistent
-    def enqueue(
-        self, study_id: int, trial: FrozenTrial, unless: Callable[[list[FrozenTrial]], bool]
-    ) -> None:
-        """Add a waiting trial, unless something holds for the study's trials."""
+    def enqueue(self, study_id: int, trial: FrozenTrial, mark: str) -> None:
+        """Add a waiting trial, unless one that has not failed has the same value of the user
+        attribute `mark`."""
+        trials, attrs = models.TrialModel, models.TrialUserAttributeModel
         with self._transaction(lock_study=study_id) as session:
-            present = session.query(models.TrialModel).filter_by(study_id=study_id).all()
-            if not unless([self._build_frozen_trial_from_trial_model(t) for t in present]):
+            alike = (
+                session.query(trials.trial_id)
+                .join(attrs, attrs.trial_id == trials.trial_id)
+                .filter(trials.study_id == study_id, trials.state != TrialState.FAIL)
+                .filter(attrs.key == mark, attrs.value_json == json.dumps(trial.user_attrs[mark]))
+            )
+            if alike.first() is None:
                 self._get_prepared_new_trial(study_id, trial, session)
 
     @persistent
