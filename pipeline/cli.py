@@ -87,7 +87,8 @@ def run(
     workers: Workers = "auto",
     assignments: Assignments = None,
     extend: Annotated[
-        bool, typer.Option("--extend", help="Take wider bounds of the file into its study.")
+        bool,
+        typer.Option("--extend", help="Take wider bounds, sampler and pruner into the study."),
     ] = False,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from optuna.trial import TrialState
 
@@ -21,12 +23,13 @@ from pipeline.events import (
 from pipeline.journal import JournalReader, JournalWriter
 from pipeline.progress import Standing, View
 from pipeline.study.ledger import Ledger
-from pipeline.study.store import HISTORY, Swept
+from pipeline.study.store import HISTORY, SLOW_SEC, StoreAwayError, Swept
 from pipeline.workers.pool import Death, Pool
 from pipeline.workers.worker import EXIT_MISTAKE
 
 TICK_SEC = 0.2
 SWEEP_SEC = 5.0
+LAST_PATIENCE_SEC = 1.0
 COUNT_SEC = 1.0
 """So often the store is asked for the counts while nothing is heard from this run's workers."""
 STOP_SEC = 6.0
@@ -48,6 +51,7 @@ class Coordinator:
         self._standing: Standing | None = None
         self._swept_at = time.monotonic()
         self._counted_at = -COUNT_SEC
+        self._ticked_at = time.time()
 
     def watch(self) -> None:
         """Until the workers are done.
@@ -58,15 +62,24 @@ class Coordinator:
             KeyboardInterrupt: after the trials that ran have been given back.
         """
         try:
+            self.pool.start()
             while self.pool.num_workers:
                 self._tick()
                 time.sleep(TICK_SEC)
+        except BaseException:  # a store that is locked or away must not keep anybody now
+            self.ledger.store.patience_sec = LAST_PATIENCE_SEC
+            raise
         finally:
             self.pool.stop(STOP_SEC)
-            self._sweep()
-            self._show(count=True)
+            with suppress(StoreAwayError):
+                self._sweep()
+                self._show(count=True)
 
     def _tick(self) -> None:
+        now = time.time()  # a clock that goes on while the machine, or this process, sleeps
+        if now - self._ticked_at > SLOW_SEC + TICK_SEC:
+            self.ledger.store.note_hindrance(-math.inf)
+        self._ticked_at = now
         deaths = self.pool.reap()
         for death in deaths:
             self.view.note(f"{death.job.name} {death.text}")
@@ -80,7 +93,7 @@ class Coordinator:
     def _sweep(self) -> None:
         self._swept_at = time.monotonic()
         for swept in self.ledger.sweep():
-            self.journal.put(requeued(swept))
+            self.journal.try_put(requeued(swept))
 
     def _show(self, *, count: bool = False) -> None:
         events = self.reader.read()
@@ -93,7 +106,7 @@ class Coordinator:
         if now != self._standing:
             self._standing = now
             self.view.study(now)
-            self.journal.put(StudyProgress(now.ended, study_metrics(now), now_ms()))
+            self.journal.try_put(StudyProgress(now.ended, study_metrics(now), now_ms()))
 
 
 def show(event: Event, view: View) -> None:

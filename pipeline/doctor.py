@@ -10,8 +10,8 @@ from pipeline.checkpoints import CheckpointStore
 from pipeline.coordinator import requeued
 from pipeline.errors import UserError
 from pipeline.events import StudyEnded, now_ms
-from pipeline.journal import JournalReader, JournalWriter, journal_folder
-from pipeline.mirroring import agree, open_mirror
+from pipeline.journal import JournalWriter, journal_folder
+from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.presence import is_anybody_present
 from pipeline.status import open_ledgers
 from pipeline.study.ledger import Ledger
@@ -31,7 +31,7 @@ def examine(storage: str, study: str | None, *, fix: bool) -> list[Finding]:
     """
     findings: list[Finding] = []
     for ledger in open_ledgers(storage, study, upgrade=fix):
-        for look in (_stale_trials, _files, _journal, _mlflow):
+        for look in (_stale_trials, _files, _mlflow):
             findings += [
                 Finding(f"{ledger.config.study.name}: {finding.text}", finding.fixed)
                 for finding in look(ledger, fix)
@@ -57,10 +57,10 @@ def _stale_trials(ledger: Ledger, fix: bool) -> Iterator[Finding]:
 
 def _files(ledger: Ledger, fix: bool) -> Iterator[Finding]:
     """Damaged checkpoints and weights, and those that nobody needs any more."""
-    open_trials = {t.number for t in ledger.trials() if not t.state.is_finished()}
+    ended = {t.number for t in ledger.trials() if t.state.is_finished()}
     needed = ledger.needs_weights()
     stores: list[tuple[str, CheckpointStore | WeightStore, Callable[[int], bool]]] = [
-        ("checkpoint", CheckpointStore(ledger.uuid), open_trials.__contains__),
+        ("checkpoint", CheckpointStore(ledger.uuid), lambda number: number not in ended),
         ("weights", WeightStore(ledger.uuid), needed),
     ]
     for what, files, is_needed in stores:
@@ -83,15 +83,6 @@ def _files(ledger: Ledger, fix: bool) -> Iterator[Finding]:
         yield Finding(f"the weights of the best trial, {number}, are gone", False)
 
 
-def _journal(ledger: Ledger, _: bool) -> Iterator[Finding]:
-    """Damaged lines of the journal; what they said is rebuilt from the store, as far as it goes."""
-    reader = JournalReader(journal_folder(ledger.uuid))
-    reader.read()
-    if reader.num_damaged:
-        text = f"{reader.num_damaged} lines of its journal are damaged, and were left out"
-        yield Finding(text, True)
-
-
 def _mlflow(ledger: Ledger, fix: bool) -> Iterator[Finding]:
     """Runs that are missing, open, orphaned or twice there; and what MLflow has not taken yet."""
     try:
@@ -100,7 +91,7 @@ def _mlflow(ledger: Ledger, fix: bool) -> Iterator[Finding]:
         yield Finding(f"{error.what}; what waits for it could not be looked at", False)
         return
     try:
-        if not mirror.flush(TIMEOUT_SEC):
+        if not deliver(mirror, TIMEOUT_SEC):
             yield Finding("MLflow has not taken all of the journal; try again, or `sync`", False)
             return
         yield from agree(ledger, mirror, fix=fix)

@@ -101,19 +101,18 @@ class Registrar:
         self.data, self.splits = data, splits
         self.device = data.mean.device
         self.selection = to_device(splits.selection, self.device)
-        self._take_over = False
 
-    def register_all(self, mirror: Mirror | None, *, take_over: bool = False) -> list[Finalist]:
+    def register_all(self, mirror: Mirror | None) -> list[Finalist]:
         """The champion first, then the baselines, as far as they are complete.
 
         They are registered the other way round, so that the champion is the latest version. Runs
-        that share a study take turns, so that none registers what another just did.
+        that share a study take turns, so that none registers what another just did. An alias that
+        points at another study's model is taken over if trials were finished since this study was
+        last registered.
 
         Args:
             mirror: MLflow; None where it is away, and nothing can be registered.
-            take_over: point an alias at this study's model even if it is another study's now.
         """
-        self._take_over = take_over
         ledger = self.ledger
         trials = {CHAMPION: ledger.best()} | {name: ledger.baseline(name) for name in BASELINES}
         self.weights.folder.mkdir(parents=True, exist_ok=True)
@@ -123,6 +122,8 @@ class Registrar:
                 for alias, trial in reversed(trials.items())
                 if trial
             ]
+            if mirror is not None:
+                ledger.keep("has_news", False)
         return finalists[::-1]
 
     def _finalist(self, alias: str, trial: FrozenTrial, mirror: Mirror | None) -> Finalist:
@@ -162,7 +163,7 @@ class Registrar:
             self._model_info(config, metrics),
             config.registry.model_name,
             finalist.alias,
-            take_over=self._take_over,
+            take_over=bool(self.ledger.study.user_attrs.get("regsearch.has_news")),
         )
 
     def _model_info(self, config: RunConfig, metrics: Mapping[str, float]) -> ModelInfo:

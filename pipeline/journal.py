@@ -14,6 +14,7 @@ import secrets
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,6 +54,11 @@ class JournalWriter:
                 if self._append(line):
                     return
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+
+    def try_put(self, event: Event) -> None:
+        """Appends an event that MLflow can do without, since the store has it too, if it can."""
+        with suppress(OSError):
+            self.put(event)
 
     def sync(self) -> None:
         """Waits until what was written is on the disk."""

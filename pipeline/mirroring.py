@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime
 from typing import cast
 
@@ -14,6 +15,9 @@ from pipeline.study.ledger import BASELINE, OVERRIDES, Ledger
 from pipeline.study.store import ATTEMPT, REASON
 from pipeline.tracking import DatasetInfo, Finding, Mirror, StudyFacts, TrialRecord, reconcile
 from pipeline.tracking.reconcile import StoredState
+
+AWAY_SEC = 2.0
+"""How long an MLflow that does not answer is waited for."""
 
 
 def open_mirror(ledger: Ledger) -> Mirror:
@@ -31,6 +35,15 @@ def open_mirror(ledger: Ledger) -> Mirror:
         tags={**ledger.recorded("tags"), "regsearch.versions": versions},
     )
     return Mirror.open(facts, journal_folder(ledger.uuid))
+
+
+def deliver(mirror: Mirror, timeout_sec: float) -> bool:
+    """Wait until MLflow has taken all; only briefly, while it does not answer."""
+    deadline = time.monotonic() + timeout_sec
+    while not mirror.flush(AWAY_SEC):
+        if not mirror.answers() or time.monotonic() > deadline:
+            return False
+    return True
 
 
 def agree(ledger: Ledger, mirror: Mirror, *, fix: bool = True) -> list[Finding]:

@@ -18,14 +18,13 @@ from pipeline.datasets import Splits, load_splits
 from pipeline.events import StudyEnded, StudyStarted, StudyStatus, now_ms
 from pipeline.finalists import Finalist, Registrar
 from pipeline.journal import JournalReader, JournalWriter, journal_folder
-from pipeline.mirroring import agree, open_mirror
+from pipeline.mirroring import AWAY_SEC, agree, deliver, open_mirror
 from pipeline.models import build_model
 from pipeline.presence import present
 from pipeline.progress import Standing, View
 from pipeline.study.ledger import Ledger
-from pipeline.study.record import remember
+from pipeline.study.record import remember, remember_settings
 from pipeline.study.storage import DEFAULT_STORAGE, open_storage
-from pipeline.tracking import Mirror
 from pipeline.tracking import Report as DeliveryReport
 from pipeline.training.data import DeviceData
 from pipeline.weights import WeightStore
@@ -34,8 +33,6 @@ from pipeline.workers.pool import Pool
 from pipeline.workers.worker import Job
 
 FLUSH_SEC = 60.0
-AWAY_SEC = 2.0
-"""How long an MLflow that does not answer is waited for at the end."""
 LOGS = Path("mlruns/logs")
 
 
@@ -86,6 +83,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     splits = load_splits(config.data, config.study.seed, view.loading)
     build_model(config.model, config.regularization, splits.image_shape, splits.num_classes)
     ledger = Ledger(config, open_storage(options.storage), extend=options.extend)
+    remember_settings(ledger)
     ledger.require_same_data(splits.digest)
     for line in ledger.extended:
         view.note(f"the study takes up {line}")
@@ -103,20 +101,21 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             outcome = _train(ledger, plan, options, journal, view)
             weights = WeightStore(ledger.uuid)
             registrar = Registrar(plan.config, ledger, weights, data, splits)
-            in_touch = _deliver(mirror)
+            in_touch = deliver(mirror, FLUSH_SEC)
             if in_touch:
                 agree(ledger, mirror)
             else:
                 patience_sec = AWAY_SEC / 2
-            is_news = outcome.standing.finished > before
             reached = mirror if in_touch else None
-            outcome.finalists = registrar.register_all(reached, take_over=is_news)
+            if outcome.standing.finished > before:
+                ledger.keep("has_news", True)  # until the champion is registered
+            outcome.finalists = registrar.register_all(reached)
             status = "FAILED" if outcome.too_many_failures else "FINISHED"
         except KeyboardInterrupt:
             status, patience_sec = "KILLED", AWAY_SEC
             raise
         finally:
-            journal.put(StudyEnded(status, now_ms()))
+            journal.try_put(StudyEnded(status, now_ms()))
             delivery = mirror.close(patience_sec)
     outcome.delivery = delivery
     outcome.seconds = time.monotonic() - started
@@ -153,17 +152,8 @@ def _train(
     failures = ledger.failures_in_a_row(ledger_failed)
     if len(failures) >= ledger.config.study.max_consecutive_failures:
         outcome.too_many_failures = str(failures[-1].user_attrs.get("regsearch.reason", ""))
-    outcome.timed_out = not outcome.too_many_failures and not ledger.is_over()
+    outcome.timed_out = time.time() >= deadline and not ledger.is_over()
     return outcome
-
-
-def _deliver(mirror: Mirror) -> bool:
-    """Wait until MLflow has taken all; only briefly, while it does not answer."""
-    deadline = time.monotonic() + FLUSH_SEC
-    while not mirror.flush(AWAY_SEC):
-        if not mirror.answers() or time.monotonic() > deadline:
-            return False
-    return True
 
 
 def _dataset(config: RunConfig, splits: Splits) -> dict[str, object]:

@@ -59,7 +59,7 @@ def open_ledgers(storage: str, study: str | None, *, upgrade: bool = False) -> I
     """
     store = open_storage(storage, create=False, upgrade=upgrade)
     for name in study_names(store) if study is None else [study]:
-        yield Ledger(recall(store, name), store)
+        yield Ledger(recall(store, name), store, begin=False)
 
 
 def study_statuses(storage: str, study: str | None) -> list[StudyStatus]:

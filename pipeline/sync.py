@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from optuna.trial import TrialState
 
 from pipeline.calibration import as_trained
 from pipeline.datasets import load_splits
 from pipeline.finalists import Finalist, Registrar
-from pipeline.mirroring import agree, open_mirror
+from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.progress import View
 from pipeline.status import open_ledgers
 from pipeline.study.ledger import Ledger
@@ -28,7 +29,7 @@ class Synced:
     Attributes:
         delivery: what MLflow has not taken of the journal.
         findings: what was not as the store has it.
-        finalists: what is registered, of a study that is over.
+        finalists: what is registered, of a study that nobody works on.
     """
 
     study: str
@@ -57,10 +58,10 @@ def _sync(ledger: Ledger, view: View) -> Synced:
     view.note(f"{name}: delivering its journal")
     mirror = open_mirror(ledger)
     try:
-        mirror.flush(TIMEOUT_SEC)
+        deliver(mirror, TIMEOUT_SEC)
         findings = agree(ledger, mirror)
         finalists = []
-        if ledger.is_over():
+        if ledger.best() and not ledger.trials(TrialState.RUNNING):
             view.note(f"{name}: registering its champion and baselines")
             finalists = registrar(ledger, view).register_all(mirror)
     finally:

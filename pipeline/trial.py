@@ -31,7 +31,7 @@ from pipeline.seeding import TrialSeeds
 from pipeline.state_file import DamagedFileError
 from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
-from pipeline.study.store import ClaimLostError
+from pipeline.study.store import ClaimLostError, StoreAwayError
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer
 from pipeline.training.resuming import OtherTrainingError
@@ -101,8 +101,8 @@ class TrialRunner:
             return self._fit(claim)
         except Pruned as pruned:
             return Verdict("PRUNED", reason=str(pruned))
-        except ClaimLostError:
-            raise
+        except (ClaimLostError, StoreAwayError):
+            raise  # neither is the trial's fault: it waits for another attempt
         except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a state
             return Verdict("FAIL", reason=failure_reason(error))
 
@@ -163,7 +163,7 @@ class TrialRunner:
             self.ledger.prune(claim)
         else:
             self.ledger.fail(claim, verdict.reason)
-        self.journal.put(_ended(claim, verdict))
+        self.journal.try_put(_ended(claim, verdict))
         self.checkpoints.remove(claim.number)
 
     def _give_back(self, claim: Claim) -> None:
@@ -171,7 +171,7 @@ class TrialRunner:
             self.ledger.give_back(claim, "interrupted")
         except ClaimLostError:
             return  # it was settled, or taken, in the moment of the interruption
-        self.journal.put(TrialRequeued(claim.number, claim.attempt, "interrupted", now_ms()))
+        self.journal.try_put(TrialRequeued(claim.number, claim.attempt, "interrupted", now_ms()))
 
     def note(self, text: str) -> None:
         """A line for the people who watch."""

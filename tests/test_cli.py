@@ -236,6 +236,41 @@ def test_row_21_a_second_interrupt_leaves_at_once(workspace: Path, launch: Launc
     assert states(workspace)[0] == ["RUNNING", "WAITING"]
 
 
+def test_row_21_an_interrupt_while_workers_start_leaves_none_behind(
+    workspace: Path, launch: Launch
+) -> None:
+    """A worker that is being forked when the signal comes must not train on alone."""
+    write_tiny(workspace)
+    process = launch(workspace, "run", "tiny.yaml", "--workers", "2", *ENDLESS)
+    read_until(process, "study: 0 of 4")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    wait_for_group_to_end(process.pid)
+
+
+def test_workers_stop_when_their_coordinator_is_killed(workspace: Path, launch: Launch) -> None:
+    write_tiny(workspace)
+    process = launch(workspace, "run", "tiny.yaml", "--workers", "2", *ENDLESS)
+    read_until(process, "epoch 3/5000")
+    process.kill()
+    process.wait()
+    wait_for_group_to_end(process.pid)
+    assert states(workspace)[0] == ["WAITING", "WAITING"]  # they gave their trials back
+
+
+def wait_for_group_to_end(group: int) -> None:
+    """Until no process of a group is left."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        assert time.monotonic() < deadline, "a process of the run is still there"
+        time.sleep(0.1)
+
+
 def owners(folder: Path) -> list[str]:
     """Who holds the running trials."""
     with closing(open_storage(f"sqlite:///{folder}/mlruns/optuna.db")) as store:

@@ -237,6 +237,7 @@ def test_failures_in_a_row_stop_the_search(workspace: Path) -> None:
     assert "is nan in epoch 1" in printed
 
 
+@pytest.mark.slow
 def test_two_workers_finish_the_study_and_find_what_one_finds(
     workspace: Path, finished: Finished
 ) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import redact
+from pipeline.report.summary import taken_over
 from pipeline.status import RunningTrial, StudyStatus
 from pipeline.sync import Synced
 from pipeline.tracking import Finding
@@ -64,6 +65,8 @@ def sync_report(results: Sequence[Synced]) -> RenderableType:
         style = "green" if result.complete else "yellow"
         lines.append(Text.assemble(f"{result.study}: ", (head, style), also))
         lines += [Text(f"  {finding.text}") for finding in result.findings]
+        moved = [f.registered for f in result.finalists if f.registered and f.registered.other]
+        lines += [Text(f"  {taken_over(registered)}") for registered in moved]
         lines += [Text(f"  {redact(text)}", style="yellow") for text in _left(result)]
     return Group(*lines)
 

@@ -53,7 +53,7 @@ def _warnings(outcome: Outcome) -> list[Text]:
         if finalist.problem:
             lines.append(f"the {finalist.alias} is not registered: {finalist.problem}")
         if finalist.registered is not None and finalist.registered.other:
-            lines.append(_taken_over(finalist.registered))
+            lines.append(taken_over(finalist.registered))
     missing = set(baselines(outcome.config)) - {f.alias for f in outcome.finalists}
     if outcome.finalists and missing:
         lines.append(f"baseline without a result: {', '.join(sorted(missing))}")
@@ -62,7 +62,8 @@ def _warnings(outcome: Outcome) -> list[Text]:
     return [Text(line, style="yellow") for line in lines]
 
 
-def _taken_over(registered: Registered) -> str:
+def taken_over(registered: Registered) -> str:
+    """What became of an alias that was another study's."""
     alias = f"models:/{registered.name}@{registered.alias}"
     if registered.has_alias:
         return f"{alias} was {registered.other}; it is version {registered.version} now"

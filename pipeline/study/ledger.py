@@ -39,6 +39,7 @@ class Ledger:
         config: the settings of the study.
         store: the opened store.
         extend: take the changes of the spec that leave the study's trials valid.
+        begin: queue the baselines that are neither there nor on their way.
 
     Attributes:
         extended: what `extend` has changed, a line each.
@@ -48,7 +49,9 @@ class Ledger:
         UserError: when the store has a study of this name with other settings.
     """
 
-    def __init__(self, config: RunConfig, store: Store, *, extend: bool = False) -> None:
+    def __init__(
+        self, config: RunConfig, store: Store, *, extend: bool = False, begin: bool = True
+    ) -> None:
         self.config, self.space, self.store = config, config.space, store
         self.held: tuple[int, str] | None = None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -56,7 +59,8 @@ class Ledger:
         self.id = self.study._study_id
         self.uuid = str(self.fixed("uuid", lambda: str(uuid.uuid4())))
         self.extended = self._require_same_spec(extend)
-        self._queue_baselines()
+        if begin:
+            self._queue_baselines()
 
     def _open_study(self) -> optuna.Study:
         config = self.config
@@ -73,6 +77,7 @@ class Ledger:
         then = self.fixed("spec", lambda: now)
         changes = extension(then, now) if extend else []
         if changes:
+            self.sweep()
             running = self.trials(TrialState.RUNNING)
             require_same_spec(then, now, self.config.study.name, also=changes, running=len(running))
             self.store.set_distributions(self.id, self._distributions())
@@ -218,14 +223,14 @@ class Ledger:
 
     def give_back(self, claim: Claim, reason: str) -> None:
         """Let the trial wait for another attempt."""
-        self.held = None
         self.store.give_back(claim.trial._trial_id, claim.owner, reason)
+        self.held = None
 
     def _finish(
         self, claim: Claim, state: TrialState, value: float | None = None, reason: str = ""
     ) -> None:
-        self.held = None
         self.store.finish(claim.trial._trial_id, claim.owner, state, value, reason)
+        self.held = None
 
     def best(self) -> FrozenTrial | None:
         """The complete trial with the best value; None while there is none."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def new_owner() -> str:
-    """A token for one claim: `host|namespace|pid|start|random`.
+    """A token for one claim: `host|boot and namespace|pid|start|random`.
 
     No later process shares what comes before the random part, even where pids come again.
     """
     pid = os.getpid()
-    return "|".join([_machine(), str(pid), _start(pid), uuid.uuid4().hex[:8]])
+    return "|".join([_machine(), str(pid), _start(pid) or "", uuid.uuid4().hex[:8]])
 
 
 def describe_owner(owner: str) -> str:
@@ -28,16 +28,21 @@ def has_died(owner: str) -> bool:
     machine, pid, start, _ = owner.rsplit("|", 3)
     if machine != _machine():
         return False
-    return not (_is_alive(int(pid)) and _start(int(pid)) == start)
+    if not _is_alive(int(pid)):
+        return True
+    now = _start(int(pid))
+    return now is not None and start != "" and now != start
 
 
 def _machine() -> str:
-    """The host and its pid namespace: two containers may share a name, but not their pids."""
+    """The host, its boot and its pid namespace: hosts and containers may share a name, but not the
+    boot, or not the pids."""
     try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:  # not Linux
-        namespace = ""
-    return f"{socket.gethostname()}|{namespace}"
+        return f"{socket.gethostname()}|"
+    return f"{socket.gethostname()}|{boot}:{namespace}"
 
 
 def _is_alive(pid: int) -> bool:
@@ -50,13 +55,13 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _start(pid: int) -> str:
-    """When the process started, in the kernel's ticks since boot; empty where there is no /proc.
+def _start(pid: int) -> str | None:
+    """When the process started, in the kernel's ticks since boot; None where that can't be known.
 
-    A zombie has ended, though its pid is still taken.
+    A zombie has ended, though its pid is still taken: "ended".
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
+        return None
+    return "ended" if fields[0] in "ZX" else fields[19]

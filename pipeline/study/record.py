@@ -40,7 +40,6 @@ def remember(
         The versions that differ from those of the first start, a line each.
     """
     config = space.config
-    ledger.keep("settings", config.resolved())
     settings = yaml.safe_dump(config.resolved(), sort_keys=False)
     ledger.fixed("artifacts", lambda: {"space.yaml": space.text, "settings.yaml": settings})
     ledger.fixed("dataset", lambda: dict(dataset))
@@ -53,9 +52,14 @@ def remember(
     ]
 
 
+def remember_settings(ledger: Ledger) -> None:
+    """Write down the settings: before anything else, so that every study can be recalled."""
+    ledger.keep("settings", ledger.config.resolved())
+
+
 def study_names(store: Store) -> list[str]:
-    """The studies of a store, by name."""
-    return sorted(study.study_name for study in store.get_all_studies())
+    """The studies of a store that regsearch began, by name."""
+    return sorted(s.study_name for s in store.get_all_studies() if _SETTINGS in s.user_attrs)
 
 
 def recall(store: Store, name: str) -> RunConfig:

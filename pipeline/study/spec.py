@@ -90,7 +90,8 @@ def require_same_spec(
             f"{running} trials of the study {study!r} are running",
             where="--extend",
             rule="a study is extended while nobody works on it",
-            cure="stop the other runs first (Ctrl-C; nothing is lost)",
+            cure="stop the other runs first (Ctrl-C; nothing is lost); `regsearch status` shows "
+            "who runs them",
         )
     accepted = {key for change in also for key in change.keys}
     changed = [key for key in _changed(old, new) if key not in accepted]
@@ -104,7 +105,8 @@ def require_same_spec(
             f"the study {study!r} was begun with other settings:\n" + "\n".join(lines),
             where="the study's store",
             rule="all trials of a study are drawn from one space and trained alike; "
-            f"only {', '.join(FREE)} may change, and with --extend bounds may become wider",
+            f"only {', '.join(FREE)} may change; with --extend, bounds may become wider, and "
+            "sampler and pruner others",
             cure=cure,
         )
 

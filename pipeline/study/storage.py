@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 DEFAULT_STORAGE = "sqlite:///mlruns/optuna.db"
 LOCK_TIMEOUT_SEC = 60.0
+"""How long the opening waits for a locked SQLite; what comes later is as patient as `Store`."""
+BUSY_SEC = 2.0
+"""How long SQLite itself waits for a lock, deaf to signals; then it is tried again."""
 RETRY_SEC = 0.5
 _FIRST_START = 0x72656773  # names our advisory lock among others' in PostgreSQL
 
@@ -27,7 +30,7 @@ def open_storage(
 ) -> Store:
     """Open (and at first use make) the store.
 
-    SQLite is put into WAL mode, waits for locks up to a minute, and takes its write lock when a
+    SQLite is put into WAL mode and takes its write lock when a
     transaction begins: one that reads first and writes later would fail at once where it should
     wait. Tables are made under a lock, since several processes may start at once.
 
@@ -58,7 +61,9 @@ def open_storage(
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(path.with_name(f"{path.name}.lock")):
-            return _connect(url, {"connect_args": {"timeout": LOCK_TIMEOUT_SEC}}, upgrade)
+            options = {"connect_args": {"timeout": BUSY_SEC}}
+            patience_sec = max(patience_sec, LOCK_TIMEOUT_SEC)
+            return _patiently(lambda: _connect(url, options, upgrade), patience_sec, "locked")
     except errors as error:
         raise UserError(
             f"can't open the study's store {redact(url)}: {redact(str(error)).splitlines()[0]}",
@@ -74,8 +79,12 @@ def _cure(error: Exception) -> str:
     return f"check it, or leave it out to use {DEFAULT_STORAGE}"
 
 
-def _patiently(attempt: Callable[[], Store], patience_sec: float) -> Store:
-    """Try again while the server is away, or cuts connections because it restarts."""
+def _patiently(attempt: Callable[[], Store], patience_sec: float, sign: str = "") -> Store:
+    """Try again while the server is away, or cuts connections because it restarts.
+
+    Args:
+        sign: what an error says that is worth another try; any, when empty.
+    """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import DBAPIError
 
@@ -83,8 +92,9 @@ def _patiently(attempt: Callable[[], Store], patience_sec: float) -> Store:
     while True:
         try:
             return attempt()
-        except (StorageInternalError, DBAPIError):
-            if time.monotonic() > deadline:
+        except (StorageInternalError, DBAPIError) as error:
+            told = f"{error} {error.__cause__}"
+            if sign not in told or time.monotonic() > deadline:
                 raise
         time.sleep(RETRY_SEC)
 

@@ -26,6 +26,8 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
+from pipeline.errors import UserError, redact
+
 OWNER, ATTEMPT, HISTORY, REASON = (
     f"regsearch.{name}" for name in ("owner", "attempt", "history", "reason")
 )
@@ -50,6 +52,10 @@ class ClaimLostError(Exception):
     """The trial is no longer this owner's: it was found stale, and perhaps given to another."""
 
 
+class StoreAwayError(UserError):
+    """The store has been locked or away for longer than anybody waits."""
+
+
 @dataclass(frozen=True)
 class Swept:
     """A trial that was taken from an owner who is gone."""
@@ -70,14 +76,27 @@ def persistent(step: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate
             try:
                 return step(store, *args, **kwargs)
             except (StorageInternalError, sql.exc.DBAPIError) as error:
-                if not _is_transient(error) or time.monotonic() > started + PATIENCE_SEC:
+                if not _is_transient(error):
                     raise
+                waited_sec = time.monotonic() - started
+                if waited_sec > store.patience_sec:
+                    raise _away(error, waited_sec) from None
             finally:
                 store.note_hindrance(started)
             time.sleep(pause_sec)
             pause_sec = min(2 * pause_sec, _MAX_PAUSE_SEC)
 
     return retried
+
+
+def _away(error: Exception, waited_sec: float) -> StoreAwayError:
+    cause = error if isinstance(error, sql.exc.DBAPIError) else error.__cause__
+    reason = redact(str(getattr(cause, "orig", cause))).partition("\n")[0]
+    return StoreAwayError(
+        f"the study's store has not answered for {waited_sec:.0f} s: {reason}",
+        where="--storage",
+        cure="bring it back (or end what locks it); the same command goes on",
+    )
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -94,6 +113,7 @@ class Store(RDBStorage):
         self, url: str, engine_kwargs: dict[str, Any], skip_compatibility_check: bool = False
     ) -> None:
         self.mode = threading.local()
+        self.patience_sec = PATIENCE_SEC
         self._hindered = -math.inf
         super().__init__(url, engine_kwargs, skip_compatibility_check)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
@@ -37,6 +39,16 @@ def warm_up(*modules: str) -> None:
     forkserver.ensure_running()
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Signals wait: a process that was started, but is not known yet, would never be stopped."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @dataclass(frozen=True)
 class Death:
     """A worker that ended otherwise than done: by a signal (its negative number) or a code."""
@@ -44,6 +56,7 @@ class Death:
     job: Job
     exit_code: int
     is_final: bool
+    log_start: int
 
     @property
     def text(self) -> str:
@@ -55,7 +68,8 @@ class Death:
     def last_words(self, lines: int = 12) -> str:
         """The end of what it printed."""
         try:
-            return "\n".join(self.job.log.read_text(errors="replace").splitlines()[-lines:])
+            text = self.job.log.read_bytes()[self.log_start :].decode(errors="replace")
+            return "\n".join(text.splitlines()[-lines:])
         except OSError:
             return ""
 
@@ -68,6 +82,7 @@ class _Worker:
 
     def start(self) -> None:
         self.started = time.monotonic()
+        self.log_start = self.job.log.stat().st_size if self.job.log.exists() else 0
         self.process: ForkServerProcess = _FORKSERVER.Process(target=work, args=(self.job,))
         self.process.start()
 
@@ -76,8 +91,14 @@ class Pool:
     """Runs one process a job, and starts those anew that are killed."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self._workers = [_Worker(job) for job in jobs]
+        self._jobs, self._workers = jobs, list[_Worker]()
         self._stopping = False
+
+    def start(self) -> None:
+        """Start them all; `stop` knows of each that was, wherever an interrupt comes."""
+        for job in self._jobs:
+            with _uninterrupted():
+                self._workers.append(_Worker(job))
 
     @property
     def num_workers(self) -> int:
@@ -98,12 +119,13 @@ class Pool:
             worker.quick_deaths = worker.quick_deaths + 1 if quick else 0
             most = MAX_QUICK_KILLS if code < 0 else MAX_QUICK_FAULTS
             final = self._stopping or code == EXIT_MISTAKE or worker.quick_deaths >= most
-            deaths.append(Death(worker.job, code, final))
+            deaths.append(Death(worker.job, code, final, worker.log_start))
             if final:
                 self._drop(worker)
             else:
-                worker.process.close()
-                worker.start()
+                with _uninterrupted():
+                    worker.process.close()
+                    worker.start()
         return deaths
 
     def stop(self, timeout_sec: float) -> None:

@@ -6,6 +6,7 @@ no lock or pipe half-used.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -13,12 +14,15 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError, redact
 
-BEAT_SEC = 2.0
+if TYPE_CHECKING:
+    from pipeline.study.ledger import Ledger
+
+BEAT_SEC, WATCH_SEC = 2.0, 0.5
 IDLE_SEC = 0.3
 STOP_SIGNAL = signal.SIGTERM
 
@@ -54,17 +58,19 @@ class Job:
 
 def work(job: Job) -> None:
     """The process's whole life; its exit code is 0 when there is nothing left to do."""
-    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: see `Pool.stop`
     signal.signal(STOP_SIGNAL, _stop)
     _redirect_output(job.log)
     try:
-        _run_trials(job, parent)
+        _run_trials(job)
     except KeyboardInterrupt:
         sys.exit(EXIT_STOPPED)
     except UserError as error:
+        from pipeline.study.store import StoreAwayError
+
         print(error, file=sys.stderr)
-        sys.exit(EXIT_MISTAKE)
+        sys.exit(EXIT_FAULT if isinstance(error, StoreAwayError) else EXIT_MISTAKE)
     except Exception as error:  # noqa: BLE001 - a traceback may show a password
         import traceback
 
@@ -72,11 +78,12 @@ def work(job: Job) -> None:
         sys.exit(EXIT_FAULT)
 
 
-def _run_trials(job: Job, parent: int) -> None:
+def _run_trials(job: Job) -> None:
     """Claim and run until the study or the time is over, or too many trials have failed."""
     # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
+    from optuna.trial import TrialState
 
     from pipeline.checkpoints import CheckpointStore
     from pipeline.datasets import load_splits
@@ -92,15 +99,21 @@ def _run_trials(job: Job, parent: int) -> None:
         torch.set_num_threads(job.threads)
     config = job.config
     splits = load_splits(config.data, config.study.seed)
-    ledger = Ledger(config, open_storage(job.storage, patience_sec=PATIENCE_SEC))
+    ledger = Ledger(config, open_storage(job.storage, patience_sec=PATIENCE_SEC), begin=False)
     ledger.require_same_data(splits.digest)
     data = DeviceData.from_splits(splits, torch.device(job.device), config.study.seed)
     journal = JournalWriter(journal_folder(ledger.uuid))
     stores = (CheckpointStore(ledger.uuid), WeightStore(ledger.uuid))
     runner = TrialRunner(job.trained, data, ledger, journal, *stores, worker=job.name)
-    threading.Thread(target=_watch, args=(ledger, parent), daemon=True).start()
+    threading.Thread(target=_beat, args=(ledger,), daemon=True).start()
+    threading.Thread(target=_watch_coordinator, daemon=True).start()
     limit = config.study.max_consecutive_failures
-    while time.time() < job.deadline and len(ledger.failures_in_a_row(job.forgiven)) < limit:
+    while time.time() < job.deadline:
+        if len(ledger.failures_in_a_row(job.forgiven)) >= limit:
+            if not ledger.trials(TrialState.RUNNING):
+                return
+            time.sleep(IDLE_SEC)  # one of those that run may still end the row
+            continue
         claim = ledger.claim()
         if claim is not None:
             runner.run(claim)
@@ -110,15 +123,23 @@ def _run_trials(job: Job, parent: int) -> None:
             time.sleep(IDLE_SEC)
 
 
-def _watch(ledger: Any, parent: int) -> None:
-    """Beat for the trial that is held, and stop this process when its coordinator is gone."""
+def _beat(ledger: Ledger) -> None:
+    """Say that this process lives, for the trial that it holds."""
+    pause_sec = min(BEAT_SEC, ledger.config.study.grace_sec / 5)
     while True:
-        ledger.beat()
-        for _ in range(4):
-            time.sleep(BEAT_SEC / 4)
-            if os.getppid() != parent:
-                os.kill(os.getpid(), STOP_SIGNAL)
-                return
+        try:
+            ledger.beat()
+        except Exception as error:  # noqa: BLE001 - a store that is away may come back
+            print(redact(f"no heartbeat: {error}"), file=sys.stderr, flush=True)
+        time.sleep(pause_sec)
+
+
+def _watch_coordinator() -> None:
+    """Stop this process when the one that started it is gone."""
+    coordinator = multiprocessing.parent_process()
+    while coordinator is None or coordinator.is_alive():
+        time.sleep(WATCH_SEC)
+    os.kill(os.getpid(), STOP_SIGNAL)
 
 
 def _stop(*_: object) -> None:

@@ -188,6 +188,7 @@ def test_row_2_killed_right_after_the_claim(tmp_path: Path) -> None:
         assert other.ask(do="claim", url=url, count=1) == [0]
 
 
+@pytest.mark.slow
 def test_row_20_what_a_crash_left_open_is_told_by_status_and_closed_by_doctor(
     workspace: Path,
 ) -> None:
