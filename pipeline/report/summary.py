@@ -85,8 +85,9 @@ def _undelivered(delivery: Report) -> list[str]:
 def _comparison(outcome: Outcome) -> RenderableType:
     """One row a finalist; the gain is the champion's over that baseline, where nobody chose."""
     metric = outcome.config.study.metric
-    columns = ("", "trial", metric, "on selection", "champion's gain")
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in ("", "trial", metric, "on selection", "champion's gain"):
+        table.add_column(column, no_wrap=True)
     champion = outcome.finalists[0]
     for finalist in outcome.finalists:
         table.add_row(
@@ -112,12 +113,12 @@ def _gain(metric: str, champion: Finalist, baseline: Finalist) -> str:
     """In points of selection accuracy; else of what the search chose by."""
     paired = champion.gain_over(baseline)
     if paired is not None:
-        return f"{100 * paired[0]:+.2f} ± {100 * paired[1]:.2f} points"
+        return f"{100 * paired[0]:+.2f} ± {100 * paired[1]:.2f}"
     difference = value_of(champion.trial) - value_of(baseline.trial)
     if metric.endswith("loss"):
         return f"{-difference:+.4f}"
     sign = 1 if direction(metric) == "maximize" else -1
-    return f"{100 * sign * difference:+.2f} points"
+    return f"{100 * sign * difference:+.2f}"
 
 
 def _explanations(metric: str, finalists: list[Finalist]) -> list[Text]:
@@ -125,13 +126,12 @@ def _explanations(metric: str, finalists: list[Finalist]) -> list[Text]:
     champion, *baselines_ = finalists
     if champion.selection_accuracy is None:
         return [Text(f"the search chose by {metric}, which flatters the champion", style="dim")]
-    lines = [
-        Text(
-            f"on selection: accuracy on images that the search never saw ({metric} flatters the\n"
-            "champion: it was chosen by it); gains in it, image by image, with 95 % intervals",
-            style="dim italic",
-        )
-    ]
+    text = (
+        "on selection: accuracy on images that the search never saw, and the gain there in points, "
+        f"image by image, with 95 % intervals. The champion was chosen by {metric}, which flatters "
+        "it."
+    )
+    lines = [Text(text, style="dim italic")]
     for baseline in baselines_:
         paired = champion.gain_over(baseline)
         if paired is not None and abs(paired[0]) <= paired[1]:
