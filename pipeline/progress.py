@@ -11,6 +11,7 @@ from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -204,11 +205,10 @@ class LiveView(View):
             Text("trials"),
             ProgressBar(standing.target, min(standing.finished, standing.target), width=32),
             Text(f"{standing.finished}/{standing.target}"),
-            Text(f"{standing.counts()}", style="dim"),
             Text(left, style="dim"),
         )
         best = Text.assemble(f"best {standing.metric}: ", (standing.best, "bold green"))
-        return [bar, best]
+        return [bar, Text(standing.counts(), style="dim"), best]
 
     def _left(self, standing: Standing) -> float | None:
         """Seconds to the end, from the pace of this run so far; None before there is one."""
@@ -225,8 +225,8 @@ class LiveView(View):
             ProgressBar(running.num_epochs, running.epoch, width=20),
             Text(f"epoch {running.epoch}/{running.num_epochs}"),
         )
-        lines = [f"  {scores(running.metrics)}", f"  {describe(running.params)}"]
-        return [Text(""), bar, Text(lines[0]), Text(lines[1], style="dim")]
+        lines = Text(scores(running.metrics)), Text(describe(running.params), style="dim")
+        return [Text(""), bar, *(Padding(line, (0, 0, 0, 2)) for line in lines)]
 
 
 def scores(metrics: Mapping[str, float]) -> str:
