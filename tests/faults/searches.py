@@ -121,18 +121,19 @@ def attempts() -> dict[int, list[TrialStarted]]:
     return found
 
 
-def longest_stall_sec() -> float:
-    """Between two epochs of an attempt, the longest time that was not training or scoring."""
+def stalls_sec(start: float, end: float) -> list[float]:
+    """Of each epoch that ended between two times, in seconds since 1970: how long it and the one
+    before it were apart, less its training. What is left are scoring, the books and waiting."""
     last: dict[tuple[int, int], int] = {}
-    stall = 0.0
+    stalls = []
     for event in journal():
         if isinstance(event, EpochEnded):
             key = event.trial, event.attempt
-            if key in last:
+            if key in last and start <= event.time_ms / 1000 <= end:
                 took = (event.time_ms - last[key]) / 1000
-                stall = max(stall, took - event.metrics["epoch_sec"])
+                stalls.append(took - event.metrics["epoch_sec"])
             last[key] = event.time_ms
-    return stall
+    return stalls
 
 
 def mlflow_runs(kind: str, client: MlflowClient | None = None) -> list[object]:

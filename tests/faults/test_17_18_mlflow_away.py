@@ -16,8 +16,8 @@ from tests.faults.searches import (
     Search,
     environment,
     journal,
-    longest_stall_sec,
     mlflow_runs,
+    stalls_sec,
     trials,
     wait_until,
 )
@@ -55,7 +55,7 @@ def stored() -> dict[int, dict[int, float]]:
     ("away_sec", "epochs"),
     [
         pytest.param(5, 60, id="5 s", marks=pytest.mark.slow),
-        pytest.param(60, 1000, id="60 s", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param(60, 700, id="60 s", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )
 def test_row_17_a_server_that_comes_back_gets_everything_and_no_epoch_waited(
@@ -67,16 +67,19 @@ def test_row_17_a_server_that_comes_back_gets_everything_and_no_epoch_waited(
         (*ARGUMENTS, f"training.epochs={epochs}", *EPOCHS), {"MLFLOW_TRACKING_URI": server.url}
     )
     wait_until(lambda: any(trial.intermediate_values for trial in trials()))
+    away = time.time()
     server.stop()
     time.sleep(away_sec)
-    epochs_meanwhile = sum(len(curve) for curve in stored().values())
-    assert epochs_meanwhile > 2, "it trained on"
     server.start()
+    back = time.time()
     assert search.finish(800) == 0, Path("run.log").read_text()[-3000:]
     assert points(MlflowClient(server.url)) == stored()
-    stall = longest_stall_sec()
-    print(f"the server was away for {away_sec} s; the longest stall of an epoch was {stall:.3f} s")
-    assert stall < 1.0
+    stalls = stalls_sec(away, back)
+    assert len(stalls) > 10, "it did not train on"
+    print(
+        f"away for {back - away:.0f} s: {len(stalls)} epochs, the longest stall {max(stalls):.3f} s"
+    )
+    assert max(stalls) < 1.0
 
 
 @pytest.mark.slow
