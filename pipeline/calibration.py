@@ -1,12 +1,14 @@
-"""How a study trains on this processor: threads and precision, measured at its start, then fixed.
+"""How a study trains on this machine: measured at its start, then fixed.
 
 More threads are not always faster: in a small net, and on a busy machine, they wait for one another
-more than they work. Nor is bfloat16, on processors that have it at half the rate. Both decide how
-floating-point sums come out, so they belong to the study and not to a run of it.
+more than they work. Nor is bfloat16, on processors that have it at half the rate; nor is compiling,
+for a study that is over before the compiler is. All of it decides how floating-point sums come out,
+so it belongs to the study and not to a run of it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from pipeline.config import RunConfig
+from pipeline.training.engine import Engine
 from pipeline.training.loop import Trainer
 from pipeline.training.precision import resolve_precision
 
@@ -25,30 +28,51 @@ SHARING = 0.85
 """What workers side by side keep of the speed that each has alone: they share memory and caches."""
 WORTHWHILE_GAIN = 1.1
 
+LONG_SEC = 300.0
+"""A study that takes longer on a GPU, captured and nothing pruned, has the compiled step tried."""
+GPU_UPDATES = 30
+MAX_COMPILED = 3
+"""So many steps are compiled, at most: each takes most of a minute."""
+STRUCTURAL = (
+    "model.",
+    "training.batch_size",
+    "training.optimizer.kind",
+    "training.optimizer.nesterov",
+    "training.optimizer.decay_norm_and_bias",
+    "augmentation.horizontal_flip",
+    "augmentation.randaugment_num_ops",
+)
+"""Settings, or the starts of their paths, whose every value takes a step of its own."""
+
 Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The number of threads of a worker, and what `training.precision: auto` means."""
+    """The number of threads of a worker (0: torch's choice), and what `auto` means for
+    `training.precision` and `training.engine`."""
 
     threads: int
     precision: Precision
+    engine: Engine = "eager"
 
     def to_dict(self) -> dict[str, int | str]:
         return asdict(self)
 
 
 def as_trained(config: RunConfig, measured: Mapping[str, Any] | None) -> RunConfig:
-    """A study's settings with the precision in which its trials are trained.
+    """A study's settings with the precision and the engine by which its trials are trained.
 
     Args:
         measured: the study's `Calibration`, as a mapping; None where none was needed.
     """
-    if measured is None or config.training.precision != "auto":
+    if measured is None:
         return config
-    precision = Calibration(**measured).precision
-    return config.with_overrides({"training.precision": precision})
+    known, asked = Calibration(**measured), config.training
+    found = {"precision": known.precision, "engine": known.engine}
+    return config.with_overrides(
+        {f"training.{k}": value for k, value in found.items() if getattr(asked, k) == "auto"}
+    )
 
 
 def calibrate(
@@ -79,6 +103,34 @@ def calibrate(
     return Calibration(fastest(together(rates, available)), precision)
 
 
+def calibrate_gpu(
+    make_trainer: Callable[[Engine], Trainer], config: RunConfig, num_images: int
+) -> Calibration:
+    """The engine for a study on a GPU: captured, or compiled where that is worth its while.
+
+    Args:
+        make_trainer: a training like those of the study by that engine, to be thrown away.
+        num_images: of the training split.
+    """
+    captured = make_trainer("captured")
+    precision: Precision = "bfloat16" if captured.dtype == torch.bfloat16 else "float32"
+    rate = _gpu_images_per_sec(captured)
+    all_images = config.study.trials * config.training.epochs * num_images
+    if all_images / rate < LONG_SEC or num_steps(config) > MAX_COMPILED:
+        return Calibration(0, precision, "captured")
+    gain = _gpu_images_per_sec(make_trainer("compiled")) / rate
+    return Calibration(0, precision, "compiled" if gain > WORTHWHILE_GAIN else "captured")
+
+
+def num_steps(config: RunConfig) -> float:
+    """How many steps a study builds, at most; infinite where a structural number is searched."""
+    number = 1.0
+    for path, entry in config.search.items():
+        if path.startswith(STRUCTURAL):
+            number *= len(entry.edges()) if entry.type == "categorical" else math.inf
+    return number
+
+
 def together(images_per_sec: dict[int, float], cores: int) -> dict[int, float]:
     """The rate of as many workers as fit on the cores, by the threads of each."""
     return {
@@ -98,10 +150,30 @@ def fastest(images_per_sec: dict[int, float]) -> int:
 
 def _images_per_sec(trainer: Trainer, threads: int) -> float:
     torch.set_num_threads(threads)
-    indices = torch.arange(trainer.batch_size)
-    started, steps = time.perf_counter(), 0
+    trainer.model.train()
+    trainer.epoch = 1
+    trainer.begin_epoch()
+    started, num_updates = time.perf_counter(), 0
     while (seconds := time.perf_counter() - started) < ROUND_SEC:
-        trainer.step.num_updates = 0  # the schedule has no more steps than the training
-        trainer.step(indices, epoch=1)
-        steps += 1
-    return steps * trainer.batch_size / seconds
+        if num_updates % trainer.steps_per_epoch == 0:
+            trainer.step.rewind()
+        trainer.run_step()
+        num_updates += 1
+    return num_updates * trainer.batch_size / seconds
+
+
+def _gpu_images_per_sec(trainer: Trainer) -> float:
+    trainer.model.train()
+    trainer.epoch = 1
+    trainer.begin_epoch()
+    for timed in (False, True):
+        torch.cuda.synchronize(trainer.device)
+        started = time.perf_counter()
+        for index in range(GPU_UPDATES):
+            if index % trainer.steps_per_epoch == 0:
+                trainer.step.rewind()
+            trainer.run_step()
+        torch.cuda.synchronize(trainer.device)
+        if timed:
+            break
+    return GPU_UPDATES * trainer.batch_size / (time.perf_counter() - started)

@@ -16,7 +16,8 @@ from pipeline.settings import Off, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.optim import Optimizer
+
+    from pipeline.update_rules import UpdateRule
 
 
 class OptimizerSettings(Settings):
@@ -29,8 +30,18 @@ class OptimizerSettings(Settings):
     decay_norm_and_bias: bool = False
     """Whether biases and the parameters of norms decay too."""
 
-    def build(self, decayed: list[Tensor], undecayed: list[Tensor]) -> Optimizer:
+    @property
+    def structure(self) -> str:
+        """Names the code of the update: settings of the same structure can share a step."""
         raise NotImplementedError
+
+    def build(self, values: Tensor, num_decayed: int, *, in_kernel: bool) -> UpdateRule:
+        """The update rule for a vector of parameters; `UpdateRule` has the arguments."""
+        raise NotImplementedError
+
+    def numbers(self) -> dict[str, float]:
+        """The hyperparameters that the update reads, for `UpdateRule.reset`."""
+        return {k: v for k, v in self.model_dump().items() if type(v) in (int, float)}
 
 
 class _AdamwSettings(OptimizerSettings):
@@ -41,15 +52,14 @@ class _AdamwSettings(OptimizerSettings):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the denominator."""
 
-    def build(self, decayed: list[Tensor], undecayed: list[Tensor]) -> Optimizer:
-        from torch.optim import AdamW
+    @property
+    def structure(self) -> str:
+        return "adamw"
 
-        groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": undecayed, "weight_decay": 0.0},
-        ]
-        betas = (self.beta1, self.beta2)
-        return AdamW(groups, lr=self.learning_rate, betas=betas, eps=self.eps, fused=True)
+    def build(self, values: Tensor, num_decayed: int, *, in_kernel: bool) -> UpdateRule:
+        from pipeline.update_rules import Adamw
+
+        return Adamw(values, num_decayed, in_kernel=in_kernel)
 
 
 class AdamwSettings(_AdamwSettings):
@@ -70,30 +80,14 @@ class SgdSettings(OptimizerSettings):
     nesterov: bool = True
     """Whether the gradient is taken to be where the momentum leads."""
 
-    def build(self, decayed: list[Tensor], undecayed: list[Tensor]) -> Optimizer:
-        from torch.optim import SGD
+    @property
+    def structure(self) -> str:
+        return "sgd with Nesterov momentum" if self.nesterov else "sgd"
 
-        # torch's own weight_decay is coupled: it would go through the momentum.
-        groups = [
-            {"params": decayed, "decoupled_weight_decay": self.weight_decay},
-            {"params": undecayed, "decoupled_weight_decay": 0.0},
-        ]
-        nesterov = self.nesterov and self.momentum > 0
-        sgd = SGD(
-            groups, lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov, fused=True
-        )
-        sgd.register_step_pre_hook(_decay_weights)
-        return sgd
+    def build(self, values: Tensor, num_decayed: int, *, in_kernel: bool) -> UpdateRule:
+        from pipeline.update_rules import Sgd
 
-
-def _decay_weights(optimizer: Optimizer, *_: Any) -> None:
-    import torch
-
-    for group in optimizer.param_groups:
-        weights = [weight for weight in group["params"] if weight.grad is not None]
-        if weights and group["decoupled_weight_decay"] > 0:
-            with torch.no_grad():
-                torch._foreach_mul_(weights, 1 - group["lr"] * group["decoupled_weight_decay"])
+        return Sgd(values, num_decayed, in_kernel=in_kernel, nesterov=self.nesterov)
 
 
 def _kind(value: Any) -> str | None:
@@ -110,26 +104,15 @@ OptimizerUnion = Annotated[
 """The section's type; a mapping without `kind` is `adamw`."""
 
 
-def parameter_groups(
-    model: nn.Module, decay_norm_and_bias: bool = False
-) -> tuple[list[Tensor], list[Tensor]]:
-    """A model's trainable parameters as (decayed, undecayed).
+def parameter_groups(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """A model's trainable parameters as (weights, others): those that decay, and those that don't
+    unless `decay_norm_and_bias` says so.
 
-    Weights have at least two dimensions; biases and the parameters of norms have one and do not
-    decay, unless asked for.
+    Weights have at least two dimensions; biases and the parameters of norms have one.
     """
-    decayed: list[Tensor] = []
-    undecayed: list[Tensor] = []
+    weights: list[Tensor] = []
+    others: list[Tensor] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
-            decays = decay_norm_and_bias or parameter.dim() >= 2
-            (decayed if decays else undecayed).append(parameter)
-    return decayed, undecayed
-
-
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """The optimizer of a model that is already on its device, with torch's fused update.
-
-    Group 0 decays and group 1 does not; both start at the base learning rate.
-    """
-    return settings.build(*parameter_groups(model, settings.decay_norm_and_bias))
+            (weights if parameter.dim() >= 2 else others).append(parameter)
+    return weights, others

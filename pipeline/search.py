@@ -87,8 +87,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     ledger.require_same_data(splits.digest)
     for line in ledger.extended:
         view.note(f"the study takes up {line}")
-    data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
-    plan = make_plan(config, data, ledger, devices, options.num_workers)
+    plan = make_plan(config, splits, ledger, devices, options.num_workers)
     for line in remember(ledger, space, _dataset(config, splits), _tags(plan)):
         view.note(line)
     mirror = open_mirror(ledger)
@@ -100,6 +99,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             before = ledger.num_finished()
             outcome = _train(ledger, plan, options, journal, view)
             weights = WeightStore(ledger.uuid)
+            data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
             registrar = Registrar(plan.config, ledger, weights, data, splits)
             in_touch = deliver(mirror, FLUSH_SEC)
             if in_touch:

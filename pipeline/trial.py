@@ -33,8 +33,10 @@ from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
 from pipeline.study.store import ClaimLostError, StoreAwayError
 from pipeline.training.data import DeviceData
+from pipeline.training.engine import Steps, resolve_engine
 from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer
 from pipeline.training.resuming import OtherTrainingError
+from pipeline.training.structure import Structure
 from pipeline.weights import WeightStore
 
 
@@ -77,6 +79,11 @@ class TrialRunner:
         self.config, self.data, self.ledger = config, data, ledger
         self.journal, self.checkpoints, self.weights = journal, checkpoints, weights
         self.worker = worker
+        engine = resolve_engine(config.training.engine, data.mean.device)
+        self.steps = Steps(data, engine, self.note)
+        # Every trial's step has what any of the study's may need, so that they share it, and so
+        # that which step a trial has follows from the study and not from the trials before it.
+        self.needs = (Structure.of(config), Structure.of(config.strongest()))
 
     def run(self, claim: Claim) -> Verdict:
         """Train, report every epoch, and settle the trial in the store.
@@ -133,7 +140,9 @@ class TrialRunner:
         """The trial's training, from its start or from a saved state."""
         seeds = TrialSeeds.of(self.config.study.seed, claim.number)
         model = build_seeded(config, self.data, seeds.init)
-        trainer = Trainer(model, self.data, config, config.study.metric, seeds)
+        structure = Structure.of(config).widened(self.needs)
+        shared = self.steps.get(config.model, model, config, structure)
+        trainer = Trainer(model, self.data, config, config.study.metric, seeds, shared)
         if state is None:
             return trainer
         try:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "pipeline"
 LAYERS = [
     {"errors", "interrupts"},
     {"settings", "seeding", "statistics", "secrecy", "study/trial_seeded", "study/owner"},
-    {"words", "events", "state_file"},
+    {"words", "events", "state_file", "update_rules"},
     {"datasets", "lr_schedules", "augmentation", "regularizers", "optimizers"},
     {"models", "journal", "state_store"},
     {"training", "presence", "checkpoints", "weights"},

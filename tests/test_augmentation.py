@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.augmentation import AugmentationSettings
-from pipeline.augmentation.augmentation import Augmentation
+from pipeline.augmentation.augmentation import NUM_DRAWS, Augmentation
 from pipeline.settings import scalar_fields
 
 OFF: dict[str, Any] = {
@@ -257,7 +257,7 @@ def test_one_compiled_graph_serves_every_trial() -> None:
     step = torch.compile(augmentation.apply, backend=graphs, fullgraph=True)
     for strength in (1.0, 0.4, 0.0):
         augmentation.update(AugmentationSettings(strength=strength, **ALL_PARTS))
-        draws = augmentation.draw(16, torch.Generator().manual_seed(2))
+        draws = torch.rand(NUM_DRAWS, 16, generator=torch.Generator().manual_seed(2))
         args = batch(), torch.arange(16), torch.tensor(1), draws
         assert torch.equal(step(*args), augmentation.apply(*args))
     assert graphs.frame_count == 1

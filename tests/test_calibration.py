@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.calibration import calibrate, fastest, together
+from pipeline.calibration import as_trained, calibrate, calibrate_gpu, fastest, num_steps, together
+from pipeline.config import RunConfig
+from tests.spaces import tiny_config
 from tests.test_ledger import open_ledger
 
 
@@ -60,3 +63,70 @@ def test_a_study_keeps_what_it_began_with(tmp_path: Path) -> None:
     first = open_ledger(tmp_path).fixed("calibration", lambda: {"threads": 2})
     assert first == {"threads": 2}
     assert open_ledger(tmp_path).fixed("calibration", lambda: {"threads": 4}) == first
+
+
+# The engine on a GPU. The trainer is a stand-in here, since its speed is what is asked about.
+
+
+@dataclass
+class Timed:
+    engine: str
+    dtype: torch.dtype = torch.bfloat16
+
+
+def engine_for(
+    monkeypatch: pytest.MonkeyPatch, config: RunConfig, rates: dict[str, float]
+) -> tuple[str, list[str]]:
+    """The engine chosen where trainings have these images per second, and what was tried."""
+    tried: list[str] = []
+
+    def rate(trainer: Timed) -> float:
+        tried.append(trainer.engine)
+        return rates[trainer.engine]
+
+    monkeypatch.setattr("pipeline.calibration._gpu_images_per_sec", rate)
+    found = calibrate_gpu(Timed, config, num_images=50_000)  # type: ignore[arg-type]
+    assert found.precision == "bfloat16"
+    return found.engine, tried
+
+
+def test_a_long_study_on_a_gpu_is_compiled_where_that_was_measured_to_pay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(trials: int, **rates: float) -> tuple[str, list[str]]:
+        return engine_for(monkeypatch, config.with_overrides({"study.trials": trials}), rates)
+
+    config = tiny_config(tmp_path, "training.epochs=20")
+    both = ["captured", "compiled"]
+    # 100 x 20 x 50,000 images at 100,000/s take 1,000 s; a fifth of that is not worth a minute
+    assert chosen(100, captured=1e5, compiled=2e5) == ("compiled", both)
+    assert chosen(100, captured=1e5, compiled=1.05e5) == ("captured", both)
+    assert chosen(20, captured=1e5, compiled=2e5) == ("captured", ["captured"])
+
+
+def test_a_search_of_structural_numbers_is_not_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"type": "int", "low": 16, "high": 64}
+    data = tiny_config(tmp_path, "training.epochs=20", "study.trials=100").model_dump()
+    data["search"] = {"training.batch_size": entry}
+    many = RunConfig.model_validate(data)
+    assert engine_for(monkeypatch, many, {"captured": 1e3}) == ("captured", ["captured"])
+    assert num_steps(many) == float("inf")
+    data["search"] = {
+        "model.norm": {"type": "categorical", "choices": ["batch", "group"]},
+        "training.optimizer.weight_decay": {"type": "float", "low": 0.0, "high": 1.0},
+    }
+    assert num_steps(RunConfig.model_validate(data)) == 2
+
+
+def test_what_was_measured_fills_in_what_was_left_to_it(tmp_path: Path) -> None:
+    measured = {"threads": 0, "precision": "bfloat16", "engine": "compiled"}
+    how = as_trained(tiny_config(tmp_path, "training.precision=auto"), measured).training
+    assert (how.precision, how.engine) == ("bfloat16", "compiled")
+    own = ("training.precision=float32", "training.engine=captured")
+    how = as_trained(tiny_config(tmp_path, *own), measured).training
+    assert (how.precision, how.engine) == ("float32", "captured")
+    before = {"threads": 2, "precision": "float32"}  # of a study that is older than engines
+    how = as_trained(tiny_config(tmp_path, "training.precision=auto"), before).training
+    assert (how.precision, how.engine) == ("float32", "eager")

@@ -138,7 +138,7 @@ def test_one_compiled_graph_serves_every_trial() -> None:
     step = torch.compile(mixing.apply, backend=graphs, fullgraph=True)
     for mixup, cutmix in ((0.2, 0.0), (0.0, 1.0), (0.5, 0.5), (0.0, 0.0)):
         mixing.update(MixingSettings(mixup_alpha=mixup, cutmix_alpha=cutmix))
-        draws = mixing.draw(64, torch.Generator().manual_seed(2))
+        draws = mixing.draw((64,), torch.Generator().manual_seed(2))
         for left, right in zip(step(batch(), draws), mixing.apply(batch(), draws), strict=True):
             assert torch.equal(left, right)
     assert graphs.frame_count == 1

@@ -10,12 +10,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from pipeline.optimizers import (
-    OptimizerSettings,
-    OptimizerUnion,
-    build_optimizer,
-    parameter_groups,
-)
+from pipeline.optimizers import OptimizerSettings, OptimizerUnion, parameter_groups
+from pipeline.update_rules import UpdateRule
 
 LEARNING_RATE, DECAY = 0.1, 0.5
 GRADIENTS = (2.0, -1.0)
@@ -29,17 +25,32 @@ def settings_of(kind: str, **values: Any) -> OptimizerSettings:
     return settings
 
 
-def train(settings: OptimizerSettings, gradients: tuple[float, ...] = GRADIENTS) -> nn.Linear:
-    """A 1x1 linear layer, weight and bias at 1, after updates with the given gradients."""
-    net = nn.Linear(1, 1)
-    nn.init.ones_(net.weight)
-    nn.init.ones_(net.bias)
-    optimizer = build_optimizer(net, settings)
+@pytest.fixture(params=[True, False], ids=["kernel", "arithmetic"])
+def in_kernel(request: pytest.FixtureRequest) -> bool:
+    """By torch's fused kernel where the rule has one, and by arithmetic that can be captured."""
+    return bool(request.param)
+
+
+def rule_of(
+    settings: OptimizerSettings, values: Tensor, num_decayed: int, in_kernel: bool = False
+) -> UpdateRule:
+    rule = settings.build(values, num_decayed, in_kernel=in_kernel)
+    rule.reset(settings.numbers())
+    return rule
+
+
+def train(
+    settings: OptimizerSettings,
+    in_kernel: bool,
+    gradients: tuple[float, ...] = GRADIENTS,
+    num_decayed: int = 1,
+) -> list[float]:
+    """Two parameters at 1, the first of which decays, after updates with the given gradients."""
+    values = torch.ones(2)
+    rule = rule_of(settings, values, num_decayed, in_kernel)
     for gradient in gradients:
-        for parameter in net.parameters():
-            parameter.grad = torch.full_like(parameter, gradient)
-        optimizer.step()
-    return net
+        rule(torch.full((2,), gradient), torch.tensor(settings.learning_rate))
+    return values.tolist()
 
 
 def adamw_by_hand(decay: float) -> float:
@@ -62,70 +73,86 @@ def sgdw_by_hand(decay: float, nesterov: bool) -> float:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adam"])
-def test_two_steps_of_adamw_by_hand(kind: str) -> None:
-    net = train(settings_of(kind, beta1=0.8, beta2=0.9))
-    assert net.weight.item() == pytest.approx(adamw_by_hand(DECAY))
-    assert net.bias.item() == pytest.approx(adamw_by_hand(0.0))
+def test_two_steps_of_adamw_by_hand(kind: str, in_kernel: bool) -> None:
+    values = train(settings_of(kind, beta1=0.8, beta2=0.9), in_kernel)
+    assert values == pytest.approx([adamw_by_hand(DECAY), adamw_by_hand(0.0)])
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_two_steps_of_sgd_by_hand(nesterov: bool) -> None:
-    net = train(settings_of("sgd", nesterov=nesterov))
-    assert net.weight.item() == pytest.approx(sgdw_by_hand(DECAY, nesterov))
-    assert net.bias.item() == pytest.approx(sgdw_by_hand(0.0, nesterov))
+def test_two_steps_of_sgd_by_hand(nesterov: bool, in_kernel: bool) -> None:
+    values = train(settings_of("sgd", nesterov=nesterov), in_kernel)
+    assert values == pytest.approx([sgdw_by_hand(DECAY, nesterov), sgdw_by_hand(0.0, nesterov)])
 
 
-def test_sgd_goes_without_momentum() -> None:
-    net = train(settings_of("sgd", momentum=0.0, weight_decay=0.0))
-    assert net.weight.item() == pytest.approx(1 - LEARNING_RATE * sum(GRADIENTS))
+def test_sgd_goes_without_momentum(in_kernel: bool) -> None:
+    values = train(settings_of("sgd", momentum=0.0, weight_decay=0.0), in_kernel)
+    assert values == pytest.approx([1 - LEARNING_RATE * sum(GRADIENTS)] * 2)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
-def test_the_switch_makes_biases_decay(kind: str) -> None:
-    net = train(settings_of(kind, decay_norm_and_bias=True), gradients=(0.0, 0.0))
+def test_what_is_to_decay_decays_and_nothing_else(kind: str, in_kernel: bool) -> None:
+    settings = settings_of(kind)
     shrunk = (1 - LEARNING_RATE * DECAY) ** 2
-    assert [p.item() for p in net.parameters()] == pytest.approx([shrunk, shrunk])
+    still = (0.0, 0.0)
+    assert train(settings, in_kernel, still) == pytest.approx([shrunk, 1.0])
+    assert train(settings, in_kernel, still, num_decayed=2) == pytest.approx([shrunk, shrunk])
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
-def test_decay_follows_the_scheduled_learning_rate(kind: str) -> None:
-    net = nn.Linear(1, 1)
-    nn.init.ones_(net.weight)
-    optimizer = build_optimizer(net, settings_of(kind))
-    for group in optimizer.param_groups:
-        group["lr"] = 0.02
-    for parameter in net.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    assert net.weight.item() == pytest.approx(1 - 0.02 * DECAY)
-
-
-@pytest.mark.parametrize("kind", ["adamw", "sgd"])
-def test_a_weight_without_gradient_stays(kind: str) -> None:
-    net = nn.Linear(1, 1)
-    before = net.weight.clone()
-    build_optimizer(net, settings_of(kind)).step()
-    assert torch.equal(net.weight, before)
-
-
-@pytest.mark.parametrize("kind", ["adamw", "sgd"])
-def test_a_restored_optimizer_goes_on_alike(kind: str) -> None:
-    def step(net: nn.Linear, optimizer: torch.optim.Optimizer) -> None:
-        for parameter in net.parameters():
-            parameter.grad = torch.ones_like(parameter)
+def test_the_update_is_torchs(kind: str, in_kernel: bool) -> None:
+    chance = torch.Generator().manual_seed(0)
+    values, *gradients = torch.randn(6, 50, generator=chance).unbind()
+    theirs = nn.Parameter(values.clone())
+    settings = settings_of(kind, weight_decay=0.0)
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.AdamW([theirs], LEARNING_RATE, weight_decay=0.0)
+        if kind == "adamw"
+        else torch.optim.SGD([theirs], LEARNING_RATE, momentum=0.9, nesterov=True)
+    )
+    rule = rule_of(settings, values, 50, in_kernel)
+    for gradient in gradients:
+        theirs.grad = gradient.clone()
         optimizer.step()
-
-    nets = [nn.Linear(2, 2), nn.Linear(2, 2)]
-    optimizers = [build_optimizer(net, settings_of(kind)) for net in nets]
-    step(nets[0], optimizers[0])
-    nets[1].load_state_dict(nets[0].state_dict())
-    optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
-    for net, optimizer in zip(nets, optimizers, strict=True):
-        step(net, optimizer)
-    torch.testing.assert_close(nets[0].state_dict(), nets[1].state_dict(), rtol=0, atol=0)
+        rule(gradient.clone(), torch.tensor(LEARNING_RATE))
+    torch.testing.assert_close(values, theirs.detach())
 
 
-def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not() -> None:
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_decay_follows_the_scheduled_learning_rate(kind: str, in_kernel: bool) -> None:
+    values = torch.ones(1)
+    rule_of(settings_of(kind), values, 1, in_kernel)(torch.zeros(1), torch.tensor(0.02))
+    assert values.item() == pytest.approx(1 - 0.02 * DECAY)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_rule_that_begins_anew_does_as_a_new_one(kind: str, in_kernel: bool) -> None:
+    once, twice = torch.ones(1), torch.ones(1)
+    other = settings_of(kind, weight_decay=0.1)
+    rule = rule_of(settings_of(kind), twice, 1, in_kernel)
+    rule(torch.ones(1), torch.tensor(0.3))
+    twice.fill_(1.0)
+    rule.reset(other.numbers())
+    for values, of in ((once, rule_of(other, once, 1, in_kernel)), (twice, rule)):
+        for gradient in GRADIENTS:
+            of(torch.tensor([gradient]), torch.tensor(LEARNING_RATE))
+        assert values.item() < 1
+    assert torch.equal(once, twice)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_restored_rule_goes_on_alike(kind: str, in_kernel: bool) -> None:
+    values = [torch.ones(2), torch.ones(2)]
+    rules = [rule_of(settings_of(kind), each, 2, in_kernel) for each in values]
+    rate = torch.tensor(LEARNING_RATE)
+    rules[0](torch.ones(2), rate)
+    values[1].copy_(values[0])
+    rules[1].load_state_dict(deepcopy(rules[0].state_dict()))
+    for rule in rules:
+        rule(torch.ones(2), rate)
+    assert torch.equal(values[0], values[1])
+
+
+def test_weights_are_told_from_biases_norms_and_frozen_parameters() -> None:
     net = nn.ModuleDict(
         {"conv": nn.Conv2d(1, 4, 3), "norm": nn.BatchNorm2d(4), "frozen": nn.Linear(4, 4)}
     )
@@ -135,12 +162,9 @@ def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not() -> None:
     def named(parameters: list[Tensor]) -> list[str]:
         return [names[id(parameter)] for parameter in parameters]
 
-    decayed, undecayed = parameter_groups(net)
-    assert named(decayed) == ["conv.weight"]
-    assert named(undecayed) == ["conv.bias", "norm.weight", "norm.bias"]
-    decayed, undecayed = parameter_groups(net, decay_norm_and_bias=True)
-    assert len(decayed) == 4
-    assert undecayed == []
+    weights, others = parameter_groups(net)
+    assert named(weights) == ["conv.weight"]
+    assert named(others) == ["conv.bias", "norm.weight", "norm.bias"]
 
 
 def test_adamw_is_the_kind_when_none_is_given() -> None:

@@ -113,15 +113,18 @@ def test_one_compiled_graph_serves_every_rate(mask: RandomMask) -> None:
 
 
 def test_the_penalty_and_its_gradient_are_those_computed_by_hand() -> None:
-    weights = [
-        torch.tensor([[1.0, -2.0], [0.0, 3.0]], requires_grad=True),
-        torch.zeros(2, 2, requires_grad=True),
-    ]
-    value = penalty(weights, torch.tensor(0.1), torch.tensor(0.01))
+    weights = torch.tensor([1.0, -2.0, 0.0, 3.0])
+    value, gradient = penalty(weights, torch.tensor(0.1), torch.tensor(0.01))
     assert value.item() == pytest.approx(0.1 * 6 + 0.01 / 2 * 14)
-    value.backward()
-    torch.testing.assert_close(weights[0].grad, torch.tensor([[0.11, -0.12], [0.0, 0.13]]))
-    torch.testing.assert_close(weights[1].grad, torch.zeros(2, 2))
+    torch.testing.assert_close(gradient, torch.tensor([0.11, -0.12, 0.0, 0.13]))
+
+
+def test_a_mask_that_is_drawn_at_a_rate_of_zero_changes_nothing() -> None:
+    model, x = nn.Sequential(RandomMask("dropout")), torch.randn(64)
+    set_rates(model, RegularizationSettings(), enabled={"dropout"})
+    before = torch.get_rng_state()
+    assert torch.equal(model(x), x)
+    assert not torch.equal(torch.get_rng_state(), before), "no mask was drawn"
 
 
 def test_smoothed_cross_entropy_by_hand() -> None:
@@ -143,49 +146,72 @@ def test_smoothed_cross_entropy_is_torchs(smoothing: float) -> None:
     torch.testing.assert_close(our_gradient, torchs_gradient)
 
 
-def net_at(value: float) -> nn.BatchNorm1d:
-    """A net whose weight and running mean are `value`, and whose counter is ten times that."""
-    net = nn.BatchNorm1d(1)
-    nn.init.constant_(net.weight, value)
-    net.running_mean.fill_(value)
-    net.num_batches_tracked.fill_(int(10 * value))
-    return net
+def states(value: float) -> list[torch.Tensor]:
+    return [torch.full((2,), value), torch.full((), 2 * value)]
+
+
+def follow(average: WeightAverage, tensors: list[torch.Tensor], *values: float) -> None:
+    """Let the tensors take these values one after another, and the average follow."""
+    for value in values:
+        torch._foreach_copy_(tensors, states(value))
+        average.update()
+
+
+def averaged(average: WeightAverage, tensors: list[torch.Tensor]) -> list[float]:
+    with average.applied():
+        return [tensor.mean().item() for tensor in tensors]
 
 
 def test_the_average_follows_its_warm_up_and_then_its_decay() -> None:
-    net = net_at(0.0)
-    average = WeightAverage(net, decay=0.15)
-    net.load_state_dict(net_at(1.0).state_dict())
-    average.update(net)  # decay 1 / 10
-    average.update(net_at(2.0))  # decay 0.15, where the warm-up would have 2 / 11
-    average.copy_to(net)
+    average = WeightAverage(tensors := states(0.0))
+    average.reset(0.15)
+    # decay 1 / 10, and then 0.15, where the warm-up would have 2 / 11
+    follow(average, tensors, 1.0, 2.0)
     expected = 0.15 * 0.9 + 0.85 * 2
-    assert net.weight.item() == pytest.approx(expected)
-    assert net.running_mean.item() == pytest.approx(expected)
-    assert net.num_batches_tracked.item() == 20
+    assert averaged(average, tensors) == pytest.approx([expected, 2 * expected])
+
+
+def test_without_decay_the_average_is_the_weights_to_the_last_bit() -> None:
+    average = WeightAverage(tensors := states(0.3))
+    average.reset(0.0)
+    follow(average, tensors, 0.1, 0.7)
+    assert averaged(average, tensors) == [tensor.mean().item() for tensor in states(0.7)]
 
 
 def test_the_average_is_applied_only_inside_the_block() -> None:
-    average, net = WeightAverage(net_at(0.0), decay=0.9), net_at(1.0)
+    average = WeightAverage(tensors := states(0.0))
+    torch._foreach_copy_(tensors, states(1.0))
 
     def fail_inside() -> None:
-        with average.applied_to(net):
-            assert net.weight.item() == net.running_mean.item() == 0.0
+        with average.applied():
+            assert [tensor.mean().item() for tensor in tensors] == [0.0, 0.0]
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail_inside()
-    assert net.weight.item() == net.running_mean.item() == 1.0
+    assert [tensor.mean().item() for tensor in tensors] == [1.0, 2.0]
+
+
+def test_an_average_that_begins_anew_forgets_what_it_was() -> None:
+    average = WeightAverage(tensors := states(0.0))
+    average.reset(0.9)
+    follow(average, tensors, 3.0, 3.0)
+    average.reset(0.9)
+    follow(average, tensors, 1.0)
+    assert averaged(average, tensors) == pytest.approx([0.1 * 3 + 0.9, 2 * (0.1 * 3 + 0.9)])
 
 
 def test_an_average_that_is_saved_and_loaded_goes_on_alike() -> None:
-    kept, restored = (WeightAverage(net_at(0.0), decay=0.9) for _ in range(2))
-    kept.update(net_at(1.0))
-    restored.load_state_dict(kept.state_dict())
     averages = []
-    for average in (kept, restored):
-        average.update(net_at(5.0))
-        net = net_at(0.0)
-        average.copy_to(net)
-        averages.append(net.weight.item())
+    for restored in (False, True):
+        average = WeightAverage(tensors := states(0.0))
+        average.reset(0.9)
+        follow(average, tensors, 1.0)
+        if restored:
+            state = average.state_dict()
+            average = WeightAverage(tensors)
+            average.reset(0.9)
+            average.load_state_dict(state)
+        follow(average, tensors, 5.0)
+        averages.append(averaged(average, tensors)[0])
     assert averages == pytest.approx([2 / 11 * 0.9 + 9 / 11 * 5] * 2)

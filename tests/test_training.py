@@ -38,14 +38,14 @@ class Spy(nn.Module):
 def augmented(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The batches that were augmented, by position in the training split."""
     seen: list[Tensor] = []
-    original: Callable[..., Tensor] = Augmentation.__call__
+    original: Callable[..., Tensor] = Augmentation.apply
 
     def spy(self: Augmentation, images: Tensor, indices: Tensor, *rest: Any) -> Tensor:
         assert images.max() < 128, "an image that isn't the training split's"
         seen.append(indices)
         return original(self, images, indices, *rest)
 
-    monkeypatch.setattr(Augmentation, "__call__", spy)
+    monkeypatch.setattr(Augmentation, "apply", spy)
     return seen
 
 

@@ -22,6 +22,7 @@ from pipeline.study.storage import open_storage
 from pipeline.study.store import REASON
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import NonFiniteLossError, Trainer
+from pipeline.training.metrics import SCORES
 from pipeline.trial import TrialRunner, build_seeded, failure_reason
 from pipeline.weights import WeightStore
 from tests.spaces import tiny_config
@@ -170,13 +171,15 @@ def test_a_failure_is_recorded_with_its_reason_and_the_search_goes_on(
 def test_row_23_a_loss_that_is_no_number_fails_at_once_and_is_never_the_best(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    score = Trainer._score
+    scores = Trainer._scores
 
-    def broken(trainer: Trainer) -> dict[str, float]:
-        return score(trainer) | {"validation/accuracy": value}
+    def broken(trainer: Trainer) -> torch.Tensor:
+        found = scores(trainer)
+        found[SCORES.index("accuracy")] = value
+        return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_score", broken)
+        patch.setattr(Trainer, "_scores", broken)
         verdict = bench.runner.run(bench.claim())
     assert verdict.state == "FAIL"
     assert verdict.reason == f"validation/accuracy is {value} in epoch 1"

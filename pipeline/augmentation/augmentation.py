@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.augmentation import colour, erasing, flips, geometry, randaugment
 from pipeline.augmentation.settings import AugmentationSettings
 
-_NUM_DRAWS = 26  # 7 for geometry, 4 for colour, 7 for rectangles, 2 for each RandAugment round
+NUM_DRAWS = 26  # 7 for geometry, 4 for colour, 7 for rectangles, 2 for each RandAugment round
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,22 @@ class Structure:
             colour=on and max(s.brightness, s.contrast, s.saturation, s.hue) > 0,
             rectangles=on and max(s.cutout_fraction, s.erasing_probability) > 0,
             num_ops=num_ops,
+        )
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether images are left as they are."""
+        return self == Structure(False, "none", False, False, False, 0)
+
+    def widened(self, other: Structure) -> Structure:
+        """This structure with the other's parts beside its own, as far as there is room."""
+        return Structure(
+            crop=self.crop or other.crop,
+            flip=other.flip if self.flip == "none" else self.flip,
+            affine=self.affine or other.affine,
+            colour=self.colour or other.colour,
+            rectangles=self.rectangles or other.rectangles,
+            num_ops=self.num_ops or other.num_ops,
         )
 
     def covers(self, other: Structure) -> bool:
@@ -113,22 +129,24 @@ class Augmentation:
         Returns:
             (N, C, H, W) in [0, 1]; exactly `images / 255` at strength 0.
         """
-        return self.apply(images, indices, epoch, self.draw(len(images), generator))
-
-    def draw(self, num_images: int, generator: torch.Generator) -> Tensor:
-        """All the chance of a batch of N images: (26, N) uniform in [0, 1), for `apply`."""
-        return torch.rand(_NUM_DRAWS, num_images, generator=generator, device=self._ranges.device)
+        draws = torch.rand(NUM_DRAWS, len(images), generator=generator, device=images.device)
+        return self.apply(images, indices, epoch, draws)
 
     def apply(self, images: Tensor, indices: Tensor, epoch: int | Tensor, draws: Tensor) -> Tensor:
-        """The arithmetic of a call, apart from its chance: torch.compile takes no generator."""
+        """The arithmetic of a call, apart from its chance: (26, N) uniform draws in [0, 1), or
+        none of them where there is nothing to do."""
+        if self.structure.is_nothing:
+            return self._finished(images.float().div_(255))
         rounds = [
             randaugment.Round.drawn(pair, self._range["randaugment"])
             for pair in draws[18:].view(-1, 2, draws.shape[1])[: self.structure.num_ops]
         ]
         result = self._move(images, indices, epoch, draws[:7], rounds)
         result = self._recolour(result, draws[7:11], rounds)
-        result = self._erase(result, draws[11:18])
-        return result.to(self._dtype).contiguous(memory_format=self._memory_format)
+        return self._finished(self._erase(result, draws[11:18]))
+
+    def _finished(self, images: Tensor) -> Tensor:
+        return images.to(self._dtype).contiguous(memory_format=self._memory_format)
 
     def _move(
         self,

@@ -82,6 +82,17 @@ class RunConfig(Recipe):
         raise_all(UserError(p.what, rule=p.rule, cure=p.cure) for p in config.problems())
         return config
 
+    def strongest(self) -> RunConfig:
+        """The same settings with every searched regularizer switched on: what a trial may need."""
+        off = off_values()
+        return self.with_overrides(
+            {
+                path: next(value for value in reversed(entry.edges()) if value != off[path])
+                for path, entry in self.search.items()
+                if path in off
+            }
+        )
+
     def problems(self) -> Iterator[Problem]:
         """What is wrong between settings that are right one by one."""
         warmup, epochs = self.lr_schedule.warmup_epochs, self.training.epochs

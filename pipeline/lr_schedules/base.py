@@ -28,9 +28,9 @@ class Schedule:
         self.table = table
         self.factor = 1.0
 
-    def multiplier(self, step: int) -> float:
-        """The multiplier for update `step`, counted from 0."""
-        return float(self.table[step]) * self.factor
+    def multipliers(self, first: int, count: int = 1) -> Multipliers:
+        """(count,) multipliers of the updates from `first` on, counted from 0."""
+        return self.table[first : first + count] * self.factor
 
     def observe(self, validation_loss: float) -> None:
         """Told the validation loss after each epoch; most schedules do not react."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 class RandomMask(nn.Module):
     """Zeroes parts of its input at random and scales the rest by 1 / (1 - rate); identity in eval.
 
-    The rate is a 0-d tensor, so that one compiled or captured step serves every positive rate.
-    A rate of zero skips the layer, which is another graph: capture anew when `enabled` changes.
-    The mask comes from the device's default generator.
+    The rate is a 0-d tensor, so that one compiled or captured step serves every rate, 0 among them.
+    A layer that is not `enabled` is skipped, which is another graph. The mask comes from the
+    device's default generator.
 
     Args:
         setting: the key of `RegularizationSettings` that holds the rate.
@@ -55,8 +56,15 @@ class RandomMask(nn.Module):
         return f"{self.setting}, share={self.share:g}"
 
 
-def set_rates(model: nn.Module, settings: RegularizationSettings) -> None:
-    """Give every mask of a model its rate, in place: a new trial in the same storage."""
+def set_rates(
+    model: nn.Module, settings: RegularizationSettings, enabled: Container[str] = ()
+) -> None:
+    """Give every mask of a model its rate, in place: a new trial in the same storage.
+
+    Args:
+        enabled: the settings whose masks are drawn even at a rate of 0, where they change nothing.
+    """
     for module in model.modules():
         if isinstance(module, RandomMask):
             module.set_rate(getattr(settings, module.setting))
+            module.enabled = module.enabled or module.setting in enabled

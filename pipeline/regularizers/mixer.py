@@ -15,11 +15,11 @@ from pipeline.regularizers.mixing import MixingSettings
 
 
 class Draws(NamedTuple):
-    """The chance of one batch: (N,) each, but for one 0-d bool.
+    """The chance of a batch of N images, or of several in a row: (..., N) each, but for one bool.
 
     Attributes:
-        permutation: int64, each image's partner.
-        use_cutmix: 0-d, whether this batch is CutMix's rather than MixUp's.
+        permutation: int64, each image's partner within its batch.
+        use_cutmix: (...), whether this batch is CutMix's rather than MixUp's.
         lam: the weight drawn for the image itself.
         centre_y, centre_x: where a box is, over the image's side.
     """
@@ -65,20 +65,20 @@ class Mixing:
             The mixed images; (N,) int64, each image's partner; (N,) float32 in [0, 1], the weight
             of each image's own label, which in CutMix is the share of its pixels that are left.
         """
-        return self.apply(images, self.draw(len(images), generator))
+        return self.apply(images, self.draw((len(images),), generator))
 
-    def draw(self, num_images: int, generator: torch.Generator) -> Draws:
-        """All the chance of a batch, for `apply`."""
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> Draws:
+        """All the chance of batches, for `apply`: of the shape (..., N)."""
         device = self._alphas.device
-        order, *centre = torch.rand(3, num_images, generator=generator, device=device)
-        coin = torch.rand((), generator=generator, device=device)
+        order, *centre = torch.rand(3, *shape, generator=generator, device=device)
+        coin = torch.rand(shape[:-1], generator=generator, device=device)
         use_cutmix = coin < self._cutmix_probability
         alpha = torch.where(use_cutmix, self._alphas[1], self._alphas[0])
-        lam = symmetric_beta(alpha.expand(num_images), generator)
-        return Draws(order.argsort(), use_cutmix, lam, centre[0], centre[1])
+        lam = symmetric_beta(alpha[..., None].expand(*shape), generator)
+        return Draws(order.argsort(dim=-1), use_cutmix, lam, centre[0], centre[1])
 
     def apply(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """The arithmetic of a call, apart from its chance: torch.compile takes no generator."""
+        """The arithmetic of a call on one batch, apart from its chance."""
         permutation, use_cutmix, lam, *centre = draws
         height, width = images.shape[2:]
         kept = outside_box(lam, centre, (height, width))

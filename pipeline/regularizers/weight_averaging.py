@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from pipeline.settings import Off, Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 class WeightAveragingSettings(Settings):
@@ -21,58 +21,59 @@ class WeightAveragingSettings(Settings):
 
 
 class WeightAverage:
-    """The moving average of a model's parameters and buffers, on the model's device.
+    """The moving average of the tensors that make up a model, on the model's device.
 
     BatchNorm's running statistics are averaged like the weights they belong to, so no pass over
-    the data is needed to renew them; integers (its counter) are copied. Early on the decay is
-    min(decay, (1 + t) / (10 + t)) after t updates, or the initial weights would linger.
+    the data is needed to renew them. Early on the decay is min(decay, (1 + t) / (10 + t)) after t
+    updates, or the initial weights would linger. With a decay of 0 the average is the weights,
+    bit for bit. The decay is a tensor, so that one captured step serves every trial.
 
     Args:
-        model: what the average starts from.
-        decay: in [0, 1).
+        tensors: floating-point tensors of the model, which change in place.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.num_updates = 0
-        self._average = {name: value.clone() for name, value in model.state_dict().items()}
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = list(tensors)
+        self._average = [tensor.detach().clone() for tensor in tensors]
+        self._decay = self._average[0].new_zeros(())
+        self._num_updates = self._average[0].new_zeros(())
 
-    def update(self, model: nn.Module) -> None:
-        """Take in the model's present state. Not for a captured step: the decay is a float."""
+    def reset(self, decay: float) -> None:
+        """Begin anew with the tensors as they are, and a decay in [0, 1)."""
         import torch
 
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        self.num_updates += 1
-        averages, values = [], []
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                averages.append(self._average[name])
-                values.append(value)
-            else:
-                self._average[name].copy_(value)
-        torch._foreach_lerp_(averages, values, 1 - decay)
+        torch._foreach_copy_(self._average, self._tensors)
+        self._decay.fill_(decay)
+        self._num_updates.zero_()
 
-    def copy_to(self, model: nn.Module) -> None:
-        """Overwrite the model's state with the average, in the same storage."""
-        model.load_state_dict(self._average)
+    def update(self) -> None:
+        """Take in the model's present state."""
+        import torch
+
+        warm_up = (1 + self._num_updates) / (10 + self._num_updates)
+        share = 1 - torch.minimum(self._decay, warm_up)
+        self._num_updates.add_(1)
+        for average, tensor in zip(self._average, self._tensors, strict=True):
+            average.lerp_(tensor, share)
 
     @contextmanager
-    def applied_to(self, model: nn.Module) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """The model holds the average inside the `with`, and its own state again after it."""
-        own = {name: value.clone() for name, value in model.state_dict().items()}
-        self.copy_to(model)
+        import torch
+
+        own = [tensor.detach().clone() for tensor in self._tensors]
+        torch._foreach_copy_(self._tensors, self._average)
         try:
             yield
         finally:
-            model.load_state_dict(own)
+            torch._foreach_copy_(self._tensors, own)
 
     def state_dict(self) -> dict[str, Any]:
         """The average and the number of updates; tensors are not copied."""
-        return {"num_updates": self.num_updates, "average": self._average}
+        return {"num_updates": self._num_updates, "average": self._average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state of the same architecture."""
-        saved: dict[str, Tensor] = state["average"]
-        for name, value in self._average.items():
-            value.copy_(saved[name])
-        self.num_updates = state["num_updates"]
+        self._num_updates.copy_(state["num_updates"])
+        for average, saved in zip(self._average, state["average"], strict=True):
+            average.copy_(saved)

@@ -22,6 +22,9 @@ FREE = (
     "registry.model_name",
 )
 
+NEW = {"training.engine": "auto"}
+"""Settings that older studies don't have, with the value that leaves them as they are."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -112,7 +115,9 @@ def require_same_spec(
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    """The keys that differ. A setting that is newer than the study was at `NEW`'s value in it."""
+    before = {**NEW, **old}
+    return sorted(k for k in before.keys() | new.keys() if before.get(k) != new.get(k))
 
 
 def require_same_data(old: str, new: str, study: str) -> None:

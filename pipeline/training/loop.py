@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +15,8 @@ from pipeline.lr_schedules import build_schedule
 from pipeline.seeding import TrialSeeds
 from pipeline.training.data import DeviceData, DeviceSplit
 from pipeline.training.early_stopping import EarlyStopping
-from pipeline.training.metrics import Metric, classification_metrics
+from pipeline.training.engine import Run
+from pipeline.training.metrics import SCORES, Metric, classification_scores
 from pipeline.training.precision import resolve_precision
 from pipeline.training.recipe import Recipe
 from pipeline.training.resuming import (
@@ -25,6 +26,8 @@ from pipeline.training.resuming import (
     set_default_streams,
 )
 from pipeline.training.step import TrainStep
+from pipeline.training.stopwatch import Stopwatch
+from pipeline.training.structure import Structure
 
 EVAL_BATCH = 1_000
 """Images of 32x32 that are scored at once; fewer where they are larger."""
@@ -56,13 +59,18 @@ class Trainer:
     """One training from first weights to best weights.
 
     Args:
-        model: maps normalised images (N, C, H, W) to logits (N, K); it is moved to the data's
-            device, and holds the best weights in eval mode when `fit` returns.
+        model: maps normalised images (N, C, H, W) to logits (N, K), with the first weights.
         data: the images, on the device.
         recipe: how to train.
         metric: which metric says what is best.
         seeds: the trial's streams of chance. The device's default generator is reseeded for
             dropout, so one process trains one network at a time.
+        shared: the step that this training shares with others, with the first weights (see
+            `Steps.get`); without it, it has one for itself, which is run op by op.
+
+    Attributes:
+        model: the net that is trained: the step's own, or the one that was given. It holds the best
+            weights in eval mode when `fit` returns, until the next training of the step.
     """
 
     def __init__(
@@ -72,19 +80,20 @@ class Trainer:
         recipe: Recipe,
         metric: Metric,
         seeds: TrialSeeds,
+        shared: tuple[TrainStep, Run] | None = None,
     ) -> None:
         self.data, self.recipe = data, recipe
         self.device = data.mean.device
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.dtype = resolve_precision(recipe.training.precision, self.device)
-        self.batch_size = min(recipe.training.batch_size, len(data.train))
-        self.steps_per_epoch = len(data.train) // self.batch_size
+        self.step, self.run_step = shared or own_step(model, data, recipe, self.dtype)
+        self.model = self.step.model
+        self.batch_size, self.steps_per_epoch = self.step.batch_size, self.step.num_batches
         self.schedule = build_schedule(
             recipe.lr_schedule, recipe.training.epochs, self.steps_per_epoch
         )
-        self.step = TrainStep(self.model, data, recipe, self.schedule, seeds, self.dtype)
         self.early_stopping = EarlyStopping(recipe.training.early_stopping, metric)
         self.order_stream = torch.Generator().manual_seed(seeds.order)
+        self.step.begin(recipe, seeds)
         torch.manual_seed(seeds.dropout)
         self.epoch = 0
 
@@ -101,9 +110,11 @@ class Trainer:
         allowed = self.recipe.training.epochs
         while self.epoch < allowed and not self.early_stopping.should_stop(self.epoch):
             self.epoch += 1
-            metrics = self._train_epoch()
+            with Stopwatch(self.device) as watch:
+                sums, learning_rate = self._train_epoch()
             with self.step.averaged():
-                metrics |= self._score()
+                scores = self._scores()
+                metrics = self._named(sums, scores, learning_rate, watch)
                 require_finite(metrics, self.epoch)
                 self.early_stopping.observe(self.epoch, metrics, self.model)
             self.schedule.observe(metrics["validation/loss"])
@@ -119,10 +130,11 @@ class Trainer:
         Tensors are not copied, and the next update changes them: save it at once.
         """
         return {
-            "identity": identity(self.model, self.data, self.recipe),
+            "identity": self._identity(),
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "step": self.step.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "early_stopping": self.early_stopping.state_dict(),
             "order_stream": self.order_stream.get_state(),
             "default_streams": default_streams(self.device),
@@ -135,47 +147,77 @@ class Trainer:
             OtherTrainingError: it is of another net, recipe, device type or number of images;
                 nothing has changed.
         """
-        require_same(state.get("identity", {}), identity(self.model, self.data, self.recipe))
+        require_same(state.get("identity", {}), self._identity())
         self.epoch = state["epoch"]
         self.model.load_state_dict(state["model"])
         self.step.load_state_dict(state["step"])
+        self.schedule.load_state_dict(state["schedule"])
         self.early_stopping.load_state_dict(state["early_stopping"])
         self.order_stream.set_state(state["order_stream"])
         set_default_streams(state["default_streams"], self.device)
 
-    def _train_epoch(self) -> dict[str, float]:
-        started = time.perf_counter()
-        self.model.train()
+    def _identity(self) -> dict[str, str]:
+        return identity(self.model, self.data, self.recipe, self.step.structure)
+
+    def begin_epoch(self) -> float:
+        """Lay out the present epoch for the step; the learning rate of its last update."""
         order = torch.randperm(len(self.data.train), generator=self.order_stream)
-        batches = order[: self.steps_per_epoch * self.batch_size].to(self.device)
-        for indices in batches.view(self.steps_per_epoch, self.batch_size):
-            self.step(indices, self.epoch)
-        loss, penalty, accuracy, norm = (self.step.sums / self.steps_per_epoch).tolist()
-        self.step.sums.zero_()
-        seconds = time.perf_counter() - started
+        order = order[: self.steps_per_epoch * self.batch_size]
+        first = (self.epoch - 1) * self.steps_per_epoch
+        rates = self.recipe.training.optimizer.learning_rate * self.schedule.multipliers(
+            first, self.steps_per_epoch
+        )
+        table = torch.from_numpy(rates.astype(np.float32))
+        self.step.begin_epoch(self.epoch, order.view(-1, self.batch_size), table)
+        return float(rates[-1])
+
+    def _train_epoch(self) -> tuple[Tensor, float]:
+        """The epoch's sums (4,), still on the device, and its last learning rate."""
+        self.model.train()
+        learning_rate = self.begin_epoch()
+        for _ in range(self.steps_per_epoch):
+            self.run_step()
+        return self.step.sums, learning_rate
+
+    def _scores(self) -> Tensor:
+        """Scores of the validation images, and of the clean probe of the training images, on the
+        device: twice the length of `SCORES`."""
+        parts = (self.data.validation, self.data.probe)
+        return torch.cat([self._scores_of(part) for part in parts])
+
+    def _scores_of(self, split: DeviceSplit) -> Tensor:
+        logits = predict(self.model, split.images, self.data.mean, self.data.std, self.dtype)
+        return classification_scores(logits, split.labels)
+
+    def _named(
+        self, sums: Tensor, scores: Tensor, learning_rate: float, watch: Stopwatch
+    ) -> dict[str, float]:
+        """The epoch's metrics by name: the one copy to the host."""
+        loss, penalty, accuracy, norm, *values = torch.cat(
+            [sums.double() / self.steps_per_epoch, scores]
+        ).tolist()
+        named = dict(zip(SCORES, values, strict=False))
+        clean_accuracy = values[len(SCORES) + SCORES.index("accuracy")]
         return {
             "train/loss": loss,
             "train/penalty": penalty,
             "train/accuracy": accuracy,
             "gradient_norm": norm,
-            "learning_rate": self.step.optimizer.param_groups[0]["lr"],
-            "epoch_sec": seconds,
-            "images_per_sec": batches.numel() / seconds,
+            "learning_rate": learning_rate,
+            "epoch_sec": watch.seconds,
+            "images_per_sec": self.steps_per_epoch * self.batch_size / watch.seconds,
+            **{f"validation/{name}": value for name, value in named.items()},
+            "train/clean_accuracy": clean_accuracy,
+            "generalization_gap": clean_accuracy - named["accuracy"],
         }
 
-    def _score(self) -> dict[str, float]:
-        """Scores on the validation images and on the clean probe of the training images."""
-        scores = self._score_split(self.data.validation)
-        clean = self._score_split(self.data.probe)["accuracy"]
-        return {
-            **{f"validation/{name}": value for name, value in scores.items()},
-            "train/clean_accuracy": clean,
-            "generalization_gap": clean - scores["accuracy"],
-        }
 
-    def _score_split(self, split: DeviceSplit) -> dict[str, float]:
-        logits = predict(self.model, split.images, self.data.mean, self.data.std, self.dtype)
-        return classification_metrics(logits, split.labels)
+def own_step(
+    model: nn.Module, data: DeviceData, recipe: Recipe, dtype: torch.dtype
+) -> tuple[TrainStep, Run]:
+    """A step for one training alone, run op by op, on the model itself."""
+    step = TrainStep(model, data, recipe, Structure.of(recipe), dtype)
+    return step, step
 
 
 def require_finite(metrics: Mapping[str, float], epoch: int) -> None:

@@ -24,6 +24,10 @@ class TrainingSettings(Settings):
     """Images in a step. An incomplete last batch of an epoch is left out."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward and backward pass; `auto` takes bfloat16 where it is native."""
+    engine: Literal["auto", "eager", "captured", "compiled"] = "auto"
+    """How an update runs: op by op, captured as one CUDA graph, or compiled by torch.compile (and
+    captured too, on a GPU). `auto` is op by op on a CPU; on a GPU it is captured, and compiled
+    where the study is long enough for the measured gain to pay."""
     gradient_clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Scale gradients down to this global norm; 0 leaves them as they are."""
     optimizer: OptimizerUnion = AdamwSettings()

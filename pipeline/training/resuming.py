@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.training.data import DeviceData
 from pipeline.training.recipe import Recipe
+from pipeline.training.structure import Structure
 
-LAYOUT = "1"
+LAYOUT = "2"
 """Of a training's state: to be raised when its keys change, so that older states are refused."""
 
 
@@ -19,7 +21,9 @@ class OtherTrainingError(ValueError):
     """A state is of another training: another net, recipe, device or number of images."""
 
 
-def identity(model: nn.Module, data: DeviceData, recipe: Recipe) -> dict[str, str]:
+def identity(
+    model: nn.Module, data: DeviceData, recipe: Recipe, structure: Structure
+) -> dict[str, str]:
     """What tells a training from those that cannot go on from its state, by name, as text."""
     settings = recipe.model_dump(include=set(Recipe.model_fields))
     weights = {
@@ -27,7 +31,9 @@ def identity(model: nn.Module, data: DeviceData, recipe: Recipe) -> dict[str, st
         for name, value in model.state_dict().items()
     }
     own = {"layout": LAYOUT, "device": data.mean.device.type, "images": str(len(data.train))}
-    return own | dict(_texts("", settings)) | weights
+    parts = {f"step {name}": repr(value) for name, value in asdict(structure).items()}
+    parts["step masks"] = repr(sorted(structure.masks))  # a set has no order
+    return own | dict(_texts("", settings)) | parts | weights
 
 
 def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from pipeline.calibration import Calibration, Precision, as_trained, calibrate
+from pipeline.calibration import Calibration, Precision, as_trained, calibrate, calibrate_gpu
 from pipeline.config import RunConfig
+from pipeline.datasets import Splits
 from pipeline.errors import UserError
 from pipeline.models import build_model
 from pipeline.seeding import TrialSeeds
 from pipeline.study.ledger import Ledger
 from pipeline.training.data import DeviceData
+from pipeline.training.engine import Engine, Steps
 from pipeline.training.loop import Trainer
+from pipeline.training.structure import Structure
 
 MAX_AUTO_WORKERS = 8
 
@@ -59,32 +63,48 @@ def resolve_devices(device: str) -> tuple[str, ...]:
 
 def make_plan(
     config: RunConfig,
-    data: DeviceData,
+    splits: Splits,
     ledger: Ledger,
     devices: tuple[str, ...],
     num_workers: int | None,
 ) -> Plan:
     """One worker a GPU; on the CPU as many as its cores hold, with threads that were measured once.
 
-    A study keeps its threads and its precision, since they decide how sums come out: a later run
-    with more workers has no fewer threads in each.
+    A study keeps its threads, its precision and its engine, since they decide how sums come out: a
+    later run with more workers has no fewer threads in each.
     """
-    if devices != ("cpu",):
+    device = torch.device(devices[0])
+    make = partial(_trainer, splits, device)
+    if device.type == "cuda":
+        num_images = len(splits.train)
+        measured = ledger.fixed(
+            "calibration",
+            lambda: calibrate_gpu(partial(make, config), config, num_images).to_dict(),
+        )
+        torch.cuda.empty_cache()
         count = len(devices) if num_workers is None else num_workers
-        return Plan(config, tuple(devices[i % len(devices)] for i in range(count)), threads=0)
+        chosen = tuple(devices[i % len(devices)] for i in range(count))
+        return Plan(as_trained(config, measured), chosen, threads=0)
 
-    def trainer(precision: Precision) -> Trainer:
-        chosen = config.with_overrides({"training.precision": precision})
-        model = build_model(config.model, config.regularization, data.image_shape, data.num_classes)
-        seeds = TrialSeeds.of(config.study.seed, 0)
-        return Trainer(model, data, chosen, config.study.metric, seeds)
+    def in_precision(precision: Precision) -> Trainer:
+        return make(config.with_overrides({"training.precision": precision}), "eager")
 
     cores = torch.get_num_threads()
-    measured = ledger.fixed("calibration", lambda: calibrate(trainer, num_workers).to_dict())
+    measured = ledger.fixed("calibration", lambda: calibrate(in_precision, num_workers).to_dict())
     calibration = Calibration(**measured)
     fitting = min(max(1, _num_cores(cores) // calibration.threads), MAX_AUTO_WORKERS)
     count = min(fitting, config.study.trials) if num_workers is None else num_workers
     return Plan(as_trained(config, measured), ("cpu",) * count, calibration.threads)
+
+
+def _trainer(splits: Splits, device: torch.device, config: RunConfig, engine: Engine) -> Trainer:
+    """A training like those of the study, to be timed."""
+    data = DeviceData.from_splits(splits, device, config.study.seed)
+    seeds = TrialSeeds.of(config.study.seed, 0)
+    model = build_model(config.model, config.regularization, data.image_shape, data.num_classes)
+    structure = Structure.of(config).widened([Structure.of(config.strongest())])
+    shared = Steps(data, engine).get(config.model, model, config, structure)
+    return Trainer(model, data, config, config.study.metric, seeds, shared)
 
 
 def _num_cores(threads: int) -> int:

@@ -25,8 +25,6 @@ _LOADED = (
     "pipeline.study.ledger",
     "pipeline.study.storage",
     "pipeline.datasets",
-    "torch._dynamo",  # what optimizers load when they are made
-    "torchmetrics.functional.classification",
 )
 
 

@@ -97,6 +97,8 @@ def _run_trials(job: Job) -> None:
 
     if job.threads:
         torch.set_num_threads(job.threads)
+    if job.device.startswith("cuda"):
+        torch.cuda.set_device(job.device)
     config = job.config
     splits = load_splits(config.data, config.study.seed)
     ledger = Ledger(config, open_storage(job.storage, patience_sec=PATIENCE_SEC), begin=False)

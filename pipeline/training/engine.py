@@ -1,0 +1,151 @@
+"""How a step is run: op by op, compiled, or captured whole as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from torch import nn
+
+from pipeline.training.data import DeviceData
+from pipeline.training.precision import resolve_precision
+from pipeline.training.recipe import Recipe
+from pipeline.training.step import TrainStep
+from pipeline.training.structure import Structure
+
+Engine = Literal["eager", "captured", "compiled"]
+
+Run = Callable[[], None]
+"""One update."""
+Note = Callable[[str], None]
+
+WARM_UPS = 3
+"""Updates before a capture: libraries allocate and choose in the first ones."""
+MAX_STEPS = 4
+MAX_GRAPHS = 64
+
+
+def resolve_engine(
+    setting: Literal["auto", "eager", "captured", "compiled"], device: torch.device
+) -> Engine:
+    """What `training.engine` means on a device, before anything was measured."""
+    if setting != "auto":
+        return setting
+    return "captured" if device.type == "cuda" else "eager"
+
+
+class Steps:
+    """The steps of one process: each is built once, and serves every training of its structure.
+
+    A step holds a net, the optimizer's state and, captured, its activations; so only the
+    `MAX_STEPS` that were used last are kept.
+
+    Args:
+        data: the images, on the device.
+        engine: how steps are run; what can't be had falls back to "eager", with one note.
+        note: takes a line for the people who watch.
+
+    Attributes:
+        num_built: how many steps were built so far.
+    """
+
+    def __init__(
+        self, data: DeviceData, engine: Engine = "eager", note: Note = lambda _: None
+    ) -> None:
+        self.data, self.engine, self.note = data, engine, note
+        self.num_built = 0
+        self._steps: OrderedDict[Hashable, tuple[TrainStep, Run]] = OrderedDict()
+
+    def get(
+        self, architecture: Hashable, model: nn.Module, recipe: Recipe, structure: Structure
+    ) -> tuple[TrainStep, Run]:
+        """The step for a training, holding the model's weights, and how it is run.
+
+        Args:
+            architecture: what tells the model from others that can't share its step.
+            model: with the training's first weights, which are copied.
+        """
+        dtype = resolve_precision(recipe.training.precision, self.data.mean.device)
+        key = (architecture, structure, dtype, recipe.training.batch_size)
+        if key not in self._steps:
+            while len(self._steps) >= MAX_STEPS:
+                self._steps.popitem(last=False)
+            self._steps[key] = self._build(model, recipe, structure, dtype)
+            self.num_built += 1
+        self._steps.move_to_end(key)
+        step, run = self._steps[key]
+        step.model.load_state_dict(model.state_dict())
+        return step, run
+
+    def _build(
+        self, model: nn.Module, recipe: Recipe, structure: Structure, dtype: torch.dtype
+    ) -> tuple[TrainStep, Run]:
+        def build(engine: Engine) -> tuple[TrainStep, Run]:
+            own = deepcopy(model)  # warm-ups change it
+            step = TrainStep(own, self.data, recipe, structure, dtype)
+            return step, run_by(step, engine)
+
+        try:
+            return build(self.engine)
+        except RuntimeError as error:  # torch's, of the compiler or the CUDA graph
+            if self.engine == "eager":
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.note(f"the training step can't be {self.engine} here, and runs op by op: {reason}")
+            self.engine = "eager"
+            return build(self.engine)
+
+
+def run_by(step: TrainStep, engine: Engine) -> Run:
+    """One update of a step by an engine; the step's model and state are changed on the way.
+
+    Compiled steps are captured too where there is a GPU. Where there is none they are run once: it
+    is the first run that tells of a compiler that fails.
+
+    Raises:
+        RuntimeError: torch can't compile or capture the step here.
+    """
+    if engine == "eager":
+        return step
+    if engine == "compiled":
+        torch._dynamo.config.recompile_limit = MAX_GRAPHS  # past it, torch would fall back silently
+        step.compile()
+    if step.device.type == "cuda":
+        return capture(step)
+    if engine == "captured":
+        raise RuntimeError("there are CUDA graphs on CUDA devices alone")
+    _rehearse(step)
+    return step
+
+
+def capture(step: TrainStep) -> Run:
+    """A step as one CUDA graph: an update is then one launch, however many kernels it has.
+
+    The default generator of the device, from which dropout draws, advances with each replay and can
+    be reseeded between two. All else that changes is at the same addresses for good.
+
+    Raises:
+        RuntimeError: the step does something that can't be captured, such as wait for the device.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(step.device):
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UPS):
+                _rehearse(step)
+        torch.cuda.current_stream().wait_stream(aside)
+        step.rewind()
+        with torch.cuda.graph(graph):
+            step()
+    return graph.replay
+
+
+def _rehearse(step: TrainStep) -> None:
+    """One update on whatever the tables hold."""
+    step.model.train()
+    step.rewind()
+    step()

@@ -1,0 +1,314 @@
+"""One step for every trial: graphs and captures are counted, and sharing a step changes nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pipeline.models import build_model
+from pipeline.models.resnet import ResnetSettings
+from pipeline.seeding import TrialSeeds
+from pipeline.training.engine import MAX_STEPS, Steps, resolve_engine
+from pipeline.training.loop import Trainer
+from pipeline.training.recipe import Recipe
+from pipeline.training.structure import Structure
+from tests.resuming import learnable_data
+from tests.trainings import Curves, fit, recipe, untimed
+
+NET = ResnetSettings(width=16, depth=1)
+FULL = {
+    "regularization": {
+        "dropout": 0.5,
+        "spatial_dropout": 0.1,
+        "stochastic_depth": 0.2,
+        "l1": 1e-5,
+        "l2": 1e-4,
+        "label_smoothing": 0.1,
+        "mixup_alpha": 0.4,
+        "cutmix_alpha": 1.0,
+        "ema_decay": 0.9,
+    },
+    "augmentation": {
+        "strength": 1.0,
+        "scale_fraction": 0.2,
+        "hue": 0.1,
+        "cutout_fraction": 0.3,
+        "erasing_probability": 0.5,
+        "randaugment_num_ops": 2,
+    },
+}
+OFF = {"regularization": {}, "augmentation": {}}
+EVERYTHING = Structure.of(recipe(sections=FULL, gradient_clip_norm=1.0))
+
+
+def drawn(number: int, kind: str = "adamw") -> Recipe:
+    """A trial's recipe in which every number that can be searched is its own."""
+    chance = random.Random(number)
+    optimizer: dict[str, Any] = {
+        "kind": kind,
+        "learning_rate": chance.uniform(1e-3, 1e-2),
+        "weight_decay": chance.uniform(0, 0.1),
+    }
+    optimizer |= {"beta1": chance.uniform(0.8, 0.9)} if kind == "adamw" else {"momentum": 0.8}
+    sections = {
+        name: {
+            key: value if isinstance(value, int) else value * chance.uniform(0.1, 1)
+            for key, value in section.items()
+        }
+        for name, section in FULL.items()
+    }
+    return recipe(
+        2,
+        optimizer=optimizer,
+        sections=sections | {"lr_schedule": {"kind": "cosine"}},
+        gradient_clip_norm=chance.uniform(0.1, 1.0),
+    )
+
+
+def training(how: Recipe, steps: Steps, trial: int = 0, wide: bool = True) -> Trainer:
+    torch.manual_seed(trial)
+    model = build_model(NET, how.regularization, (3, 8, 8), 3)
+    structure = Structure.of(how).widened([EVERYTHING] if wide else [])
+    shared = steps.get(NET, model, how, structure)
+    return Trainer(model, steps.data, how, "validation/loss", TrialSeeds.of(0, trial), shared)
+
+
+def curve(how: Recipe, steps: Steps, trial: int = 0, wide: bool = True) -> Curves:
+    return [
+        {k: v for k, v in epoch.items() if k != "images_per_sec"}
+        for epoch in untimed(fit(training(how, steps, trial, wide=wide))[1])
+    ]
+
+
+# How many
+
+
+def test_twenty_trials_of_different_settings_share_one_step() -> None:
+    steps = Steps(learnable_data())
+    curves = [curve(drawn(trial), steps, trial) for trial in range(20)]
+    assert steps.num_built == 1
+    assert len({epochs[-1]["validation/loss"] for epochs in curves}) == 20
+
+
+def test_twenty_trials_are_two_graphs_for_torch_compile() -> None:
+    """One before the backward pass and one after it; 0 is a strength like any other."""
+    graphs, steps = CompileCounter(), Steps(learnable_data())
+    training(drawn(0), steps).step.compile(backend=graphs)
+    for trial in range(19):
+        fit(training(drawn(trial), steps, trial))
+    fit(training(recipe(sections=OFF), steps))
+    assert graphs.frame_count == 2
+
+
+def test_a_structural_choice_has_a_step_of_its_own_which_is_kept() -> None:
+    steps = Steps(learnable_data())
+    for trial in range(6):
+        fit(training(drawn(trial, "adamw" if trial % 2 else "sgd"), steps, trial))
+    assert steps.num_built == 2
+    fit(training(drawn(0), steps, wide=False))
+    fit(training(recipe(sections=OFF), steps, wide=False))
+    assert steps.num_built == 3, "a search that has less has another step"
+
+
+def test_steps_that_were_not_used_for_long_are_let_go() -> None:
+    steps = Steps(learnable_data())
+    for batch_size in range(2, 4 + MAX_STEPS):
+        fit(training(recipe(batch_size=batch_size), steps))
+    assert len(steps._steps) == MAX_STEPS
+    fit(training(recipe(batch_size=2), steps))
+    assert steps.num_built == MAX_STEPS + 3
+
+
+# That sharing changes nothing
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_trial_comes_out_the_same_whichever_trials_had_the_step_before(kind: str) -> None:
+    shared = Steps(learnable_data())
+    alone = [curve(drawn(t, kind), Steps(learnable_data()), t) for t in range(3)]
+    assert [curve(drawn(t, kind), shared, t) for t in range(3)] == alone
+    assert curve(drawn(1, kind), shared, 1) == alone[1]
+
+
+def test_parts_at_strength_zero_change_nothing_to_the_last_bit() -> None:
+    plain = recipe(3, sections=OFF)
+    wide, narrow = (curve(plain, Steps(learnable_data()), wide=wide) for wide in (True, False))
+    assert wide == narrow
+
+
+# What a capture asks for
+
+
+class NoHostWaits(TorchDispatchMode):
+    """Fails on what reads a device's tensor on the host, which a capture can't."""
+
+    HOST_OPS = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "equal", "is_same")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert func.overloadpacket.__name__ not in self.HOST_OPS, func
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_step_waits_for_nothing_on_the_host(kind: str) -> None:
+    step = training(drawn(0, kind), Steps(learnable_data())).step
+    step.rule.in_kernel = False  # on the CPU alone
+    with NoHostWaits():
+        step()
+
+
+class Tape(TorchDispatchMode):
+    """Stands in for a CUDA graph, which can't be had without a GPU: it notes every operation of a
+    step, and replays them on the same tensors, as a graph repeats its kernels at their addresses.
+    Python that a graph would have baked in is baked in here, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Callable[..., Any], Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **kwargs or {})
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        with torch.no_grad():
+            for func, args, kwargs, kept in self.calls:
+                again = func(*args, **kwargs)
+                for old, new in zip(_tensors(kept), _tensors(again), strict=True):
+                    if old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, list | tuple):
+        for entry in result:
+            yield from _tensors(entry)
+
+
+def record(steps: Steps) -> None:
+    """Have the one step of `steps` replay from now on what it does once."""
+    [(key, (step, _))] = steps._steps.items()
+    tape = Tape()
+    with tape:
+        step()
+    steps._steps[key] = (step, tape.replay)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_step_that_was_recorded_once_serves_every_trial(kind: str) -> None:
+    eager, replayed = Steps(learnable_data()), Steps(learnable_data())
+    for steps in (eager, replayed):
+        training(drawn(100, kind), steps).step.rule.in_kernel = False
+    record(replayed)
+    optimizer = drawn(100, kind).training.optimizer.model_dump()
+    nothing = recipe(3, sections=OFF, optimizer=optimizer)
+    for trial, how in enumerate([*(drawn(trial, kind) for trial in range(4)), nothing]):
+        assert curve(how, replayed, trial) == curve(how, eager, trial)
+    assert replayed.num_built == eager.num_built == 1
+
+
+def test_tensors_of_a_step_stay_where_they_are() -> None:
+    steps = Steps(learnable_data())
+
+    def addresses() -> list[int]:
+        step = next(iter(steps._steps.values()))[0]
+        tensors = [*step.model.state_dict().values(), *_tensors(list(vars(step).values()))]
+        tensors += list(step.rule.state_dict().values()) + list(step.rule._numbers.values())
+        return [tensor.data_ptr() for tensor in tensors]
+
+    fit(training(drawn(0), steps))
+    before = addresses()
+    assert len(before) > 40
+    again = training(drawn(1), steps, 1)
+    again.load_state_dict(again.state_dict())
+    fit(again)
+    assert addresses() == before
+
+
+# What can't be had
+
+
+def test_a_capture_that_is_impossible_is_told_once_and_the_step_runs_op_by_op() -> None:
+    notes: list[str] = []
+    steps = Steps(learnable_data(), "captured", notes.append)
+    expected = [curve(drawn(t), Steps(learnable_data()), t) for t in range(2)]
+    assert [curve(drawn(t), steps, t) for t in range(2)] == expected
+    fit(training(drawn(0, "sgd"), steps))
+    [note] = notes
+    assert note == (
+        "the training step can't be captured here, and runs op by op: "
+        "there are CUDA graphs on CUDA devices alone"
+    )
+
+
+def test_what_auto_means_before_anything_was_measured() -> None:
+    devices = [torch.device("cpu"), torch.device("cuda")]
+    assert [resolve_engine("auto", device) for device in devices] == ["eager", "captured"]
+    assert resolve_engine("compiled", devices[0]) == "compiled"
+
+
+@pytest.mark.slow
+def test_a_compiled_step_trains_alike() -> None:
+    notes: list[str] = []
+    compiled = Steps(learnable_data(), "compiled", notes.append)
+    how = recipe(3, sections={"regularization": {"l2": 1e-3, "ema_decay": 0.5}})
+    ours, expected = (curve(how, steps) for steps in (compiled, Steps(learnable_data())))
+    assert notes == []
+    for one, other in zip(ours, expected, strict=True):
+        assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-3)
+
+
+# On a GPU
+
+GPU = pytest.mark.gpu
+
+
+@GPU
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_captured_step_serves_every_trial_and_learns_as_the_eager_one(kind: str) -> None:
+    data = learnable_data("cuda")
+    notes: list[str] = []
+    captured, eager = Steps(data, "captured", notes.append), Steps(data, "eager")
+    for trial in range(20):
+        one, other = (curve(drawn(trial, kind), steps, trial) for steps in (captured, eager))
+        for mine, theirs in zip(one, other, strict=True):
+            assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=2e-2)
+    assert notes == []
+    assert captured.num_built == 1
+
+
+@GPU
+def test_chance_advances_between_replays_and_reproduces_after_reseeding() -> None:
+    data = learnable_data("cuda")
+    steps = Steps(data, "captured")
+    sections = {"regularization": {"dropout": 0.5}}
+    # The weights stand still, so that nothing but dropout tells one update from the next.
+    how = recipe(2, batch_size=32, optimizer={"kind": "sgd", "learning_rate": 1e-30},
+                 sections=sections)  # fmt: skip
+    first, again = (curve(how, steps, wide=False) for _ in range(2))
+    assert first[0]["train/loss"] != first[1]["train/loss"]
+    assert first == again
+    assert curve(how, steps, trial=1, wide=False) != first
+
+
+@GPU
+def test_a_compiled_and_captured_step_learns_as_the_eager_one() -> None:
+    data = learnable_data("cuda")
+    notes: list[str] = []
+    how = recipe(3, sections={"regularization": {"l2": 1e-3, "ema_decay": 0.5}})
+    ours, expected = (
+        curve(how, steps) for steps in (Steps(data, "compiled", notes.append), Steps(data, "eager"))
+    )
+    assert notes == []
+    for one, other in zip(ours, expected, strict=True):
+        assert one["train/loss"] == pytest.approx(other["train/loss"], rel=2e-2)
