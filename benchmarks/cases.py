@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.augmentation import AugmentationSettings
 from pipeline.datasets import ImageSet, Splits, load_splits
 from pipeline.datasets.image_folder import ImageFolderSettings
+from pipeline.datasets.loading import channel_moments
 from pipeline.models.vgg import VggSettings
 
 CROP_AND_FLIP = AugmentationSettings(
@@ -46,14 +47,7 @@ def load_images(folder: Path | None, num_train: int, num_validation: int) -> Spl
     settings = ImageFolderSettings(root=str(folder), train_images=num_train)
     splits = load_splits(settings, seed=0)
     kept = np.random.default_rng(0).permutation(len(splits.validation))[:num_validation]
-    return Splits(
-        train=splits.train,
-        validation=splits.validation.take(kept),
-        selection=splits.selection,
-        class_names=splits.class_names,
-        digest=splits.digest,
-        source=splits.source,
-    )
+    return replace(splits, validation=splits.validation.take(kept))
 
 
 def _random_images(num_train: int, num_validation: int) -> Splits:
@@ -64,4 +58,5 @@ def _random_images(num_train: int, num_validation: int) -> Splits:
         return ImageSet(images, rng.integers(0, 10, count))
 
     parts = draw(num_train), draw(num_validation), draw(0)
-    return Splits(*parts, class_names=tuple("0123456789"), digest="random", source="random")
+    names = tuple("0123456789")
+    return Splits(*parts, names, "random", "random", *channel_moments(parts[0].images))

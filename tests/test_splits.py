@@ -9,6 +9,7 @@ import pytest
 
 import pipeline
 from pipeline.datasets import DataSettings, ImageSet, Splits, load_splits, load_test
+from pipeline.datasets.loading import channel_moments
 from pipeline.errors import UserError
 
 
@@ -154,22 +155,100 @@ def test_the_digest_leaves_carved_out_test_images_out():
 def test_channel_moments_by_hand():
     images = np.zeros((2, 2, 1, 1), np.uint8)
     images[1, 0], images[:, 1] = 255, 51
-    some = ImageSet(images, np.array([0, 1]))
-    splits = Splits(some, some, some, ("a", "b"), "0" * 16, "toy")
-    np.testing.assert_allclose(splits.channel_mean, [0.5, 0.2])
-    np.testing.assert_allclose(splits.channel_std, [0.5, 1 / 255])  # a constant channel: the floor
-    assert splits.channel_std.dtype == np.float32
-    assert splits.image_shape == (2, 1, 1)
-    assert splits.num_classes == 2
+    mean, std = channel_moments(images)
+    np.testing.assert_allclose(mean, [0.5, 0.2])
+    np.testing.assert_allclose(std, [0.5, 1 / 255])  # a constant channel: the floor
+    assert std.dtype == mean.dtype == np.float32
 
 
 def test_channel_moments_are_those_of_the_whole_split(monkeypatch):
-    monkeypatch.setattr("pipeline.datasets.base._CHUNK", 3)
+    monkeypatch.setattr("pipeline.datasets.loading._CHUNK", 3)
     images = np.random.default_rng(0).integers(0, 256, (10, 3, 4, 5), dtype=np.uint8)
-    some = ImageSet(images, np.zeros(10, np.int64))
-    splits = Splits(some, some, some, ("a",), "0" * 16, "toy")
-    np.testing.assert_allclose(splits.channel_mean, images.mean((0, 2, 3)) / 255, rtol=1e-6)
-    np.testing.assert_allclose(splits.channel_std, images.std((0, 2, 3)) / 255, rtol=1e-6)
+    mean, std = channel_moments(images)
+    np.testing.assert_allclose(mean, images.mean((0, 2, 3)) / 255, rtol=1e-6)
+    np.testing.assert_allclose(std, images.std((0, 2, 3)) / 255, rtol=1e-6)
+
+
+# What is kept
+
+
+class KeptSettings(ToySettings):
+    """Toy images that say when they have changed."""
+
+    version: int = 0
+
+    def stamp(self):
+        return self.version
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often the source was read."""
+    seen = []
+    read = ToySettings.read
+
+    def counted(self, split, progress):
+        seen.append(split)
+        return read(self, split, progress)
+
+    monkeypatch.setattr(ToySettings, "read", counted)
+    return seen
+
+
+def same(one, other):
+    assert (one.class_names, one.digest, one.source) == (
+        other.class_names, other.digest, other.source
+    )  # fmt: skip
+    for part in ("train", "validation", "selection"):
+        mine, others = getattr(one, part), getattr(other, part)
+        np.testing.assert_array_equal(mine.images, others.images)
+        np.testing.assert_array_equal(mine.labels, others.labels)
+    np.testing.assert_array_equal(one.channel_mean, other.channel_mean)
+    np.testing.assert_array_equal(one.channel_std, other.channel_std)
+
+
+def test_splits_are_drawn_once_and_mapped_from_one_file(tmp_path, reads):
+    settings = KeptSettings(cache=str(tmp_path), train_images=8)
+    drawn, kept = (load_splits(settings, seed=0) for _ in range(2))
+    same(kept, load_splits(ToySettings(train_images=8), seed=0))
+    same(drawn, kept)
+    assert len(reads) == 2, "once for what is kept, and once for what is not"
+    for splits in (drawn, kept):
+        file = splits.train.images
+        while isinstance(file.base, np.ndarray):
+            file = file.base
+        assert isinstance(file, np.memmap)
+    kept.train.images[:] = 0  # the process's own copy
+    same(load_splits(settings, seed=0), drawn)
+
+
+@pytest.mark.parametrize(
+    "change", [{"version": 1}, {"train_images": 9}, {"validation_fraction": 0.3}]
+)
+def test_other_images_and_other_shares_are_drawn_anew(tmp_path, reads, change):
+    settings = KeptSettings(cache=str(tmp_path), train_images=8)
+    load_splits(settings, seed=0)
+    for changed, seed in ((settings.model_copy(update=change), 0), (settings, 1)):
+        before = len(reads)
+        load_splits(changed, seed)
+        assert len(reads) == before + 1
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damaged_splits_are_drawn_anew(tmp_path, reads, suffix, damage):
+    settings = KeptSettings(cache=str(tmp_path))
+    before = load_splits(settings, seed=0)
+    [file] = tmp_path.glob(f"*{suffix}")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.unlink()
+    if damage != "remove":
+        file.write_bytes(content if damage == "flip" else content[:-9])
+    same(load_splits(settings, seed=0), before)
+    assert len(reads) == 2
+    same(load_splits(settings, seed=0), before)
+    assert len(reads) == 2
 
 
 def test_load_splits_never_reads_the_test_split():

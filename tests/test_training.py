@@ -120,7 +120,7 @@ def test_the_probe_is_drawn_from_the_training_images_once_for_the_study() -> Non
         return ImageSet(np.full((count, 1, 8, 8), value, np.uint8), np.arange(count))
 
     parts = images(30, 100), images(9, 200), images(5, 250)
-    splits = Splits(*parts, class_names=("a", "b"), digest="", source="")
+    splits = Splits(*parts, ("a", "b"), "", "", *np.full((2, 1), 0.5, np.float32))
     probes = [DeviceData.from_splits(splits, torch.device("cpu"), seed).probe for seed in (0, 0, 1)]
     assert set(probes[0].images.flatten().tolist()) == {100}
     assert len(set(probes[0].labels.tolist())) == len(splits.validation)

@@ -9,11 +9,12 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from pipeline.datasets.base import DataSettings, ImageSet, Progress, Splits, load_splits, load_test
+from pipeline.datasets.base import DataSettings, ImageSet, Progress, Splits
 from pipeline.datasets.cifar import Cifar10Settings, Cifar100Settings
 from pipeline.datasets.digits import DigitsSettings
 from pipeline.datasets.fashion_mnist import FashionMnistSettings
 from pipeline.datasets.image_folder import ImageFolderSettings
+from pipeline.datasets.loading import load_splits, load_test
 
 DataSettingsUnion = Annotated[
     Cifar10Settings

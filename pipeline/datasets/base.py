@@ -1,6 +1,6 @@
 """What every source of images shares: its settings, the splits, and the wall around the test split.
 
-A source says where its images are; the splits are drawn here, the same way for all of them. Four
+A source says where its images are; `loading` draws the splits, the same way for all of them. Four
 parts, and one purpose each: `train` fits the weights, `validation` scores the trials, `selection`
 compares the finalists on images that the search never saw, and `test` (through `load_test`, for the
 evaluation alone) says what the winner is worth.
@@ -8,27 +8,23 @@ evaluation alone) says what the winner is worth.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.datasets.stratify import Indices, Partition, partition, subset
-from pipeline.seeding import generator
+from pipeline.datasets.stratify import Indices
 from pipeline.settings import Settings
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and the total (0: not known)."""
-
-_CHUNK = 4096  # images hashed or averaged at a time: bounds the copies made of a large data set
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +58,8 @@ class DataSettings(Settings, ABC):
 
     root: str = "data"
     """Folder that holds the data set, or that it is downloaded to."""
+    cache: str = "data/cache"
+    """Folder for what is made of the images once; it can be deleted at any time."""
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Share of each class that scores the trials, out of the images that are not test images."""
     selection_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
@@ -70,6 +68,12 @@ class DataSettings(Settings, ABC):
     """Share of each class kept for the test; used only by sources without a test split."""
     train_images: Annotated[int | None, Field(ge=1)] = None
     """Train on this many images, with the classes in proportion; all when not given."""
+
+    def stamp(self) -> object:
+        """Says, by its `repr`, which files the training images come from, without reading them: it
+        is another one as soon as they change. None where they are not there, or nothing is gained
+        by keeping what was made of them."""
+        return None
 
     @abstractmethod
     def has_test_split(self) -> bool:
@@ -97,6 +101,8 @@ class Splits:
         digest: 16 hexadecimal digits over the pool, that is over all images and labels of the
             three splits before `train_images` takes its subset.
         source: the `kind` of the data set.
+        channel_mean: mean of each channel of the training images, float32, (C,), in [0, 1].
+        channel_std: standard deviation of each channel, float32, (C,), no less than one grey level.
     """
 
     train: ImageSet
@@ -105,6 +111,8 @@ class Splits:
     class_names: tuple[str, ...]
     digest: str
     source: str
+    channel_mean: npt.NDArray[np.float32]
+    channel_std: npt.NDArray[np.float32]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -116,94 +124,11 @@ class Splits:
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    @property
-    def channel_mean(self) -> npt.NDArray[np.float32]:
-        """Mean of each channel of the training images, float32, (C,), in [0, 1]."""
-        return self._channel_moments[0]
 
-    @property
-    def channel_std(self) -> npt.NDArray[np.float32]:
-        """Standard deviation of each channel, float32, (C,), no less than one grey level."""
-        return self._channel_moments[1]
-
-    @cached_property
-    def _channel_moments(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        images = self.train.images
-        total, squares = np.zeros((2, images.shape[1]))
-        for start in range(0, len(images), _CHUNK):
-            values = images[start : start + _CHUNK].astype(np.float32)
-            total += values.sum(axis=(0, 2, 3), dtype=np.float64)
-            squares += np.square(values).sum(axis=(0, 2, 3), dtype=np.float64)
-        pixels = images.size / images.shape[1]
-        mean = total / pixels
-        std = np.sqrt(np.maximum(squares / pixels - mean**2, 1.0))
-        return (mean / 255).astype(np.float32), (std / 255).astype(np.float32)
-
-
-def load_splits(settings: DataSettings, seed: int, progress: Progress | None = None) -> Splits:
-    """Train, validation and selection images, drawn by `seed` alone, class by class.
-
-    `train_images` does not change who is in validation and selection.
-
-    Raises:
-        UserError: the data set is missing or damaged, a class has too few images, or there are
-            fewer training images than `train_images`.
-    """
-    pool, class_names = settings.read("train", progress or _silent)
-    parts = _partition(settings, pool.labels, class_names, seed)
-    train = parts.train
-    if settings.train_images is not None:
-        train = subset(train, settings.train_images, class_names)
-    return Splits(
-        train=pool.take(_sorted(train)),
-        validation=pool.take(_sorted(parts.validation)),
-        selection=pool.take(_sorted(parts.selection)),
-        class_names=class_names,
-        digest=_digest(pool, _sorted(parts.train + parts.validation + parts.selection)),
-        source=str(type(settings).model_fields["kind"].default),
-    )
-
-
-def load_test(settings: DataSettings, seed: int, progress: Progress | None = None) -> ImageSet:
-    """The test images: the source's own, or the ones that `load_splits` left out under this seed.
-
-    For `pipeline.evaluation` alone: whatever else looked at them would choose by them.
-
-    Raises:
-        UserError: as `load_splits`.
-    """
-    if settings.has_test_split():
-        test, _ = settings.read("test", progress or _silent)
-        return test.take(np.arange(len(test)))
-    everything, class_names = settings.read("train", progress or _silent)
-    parts = _partition(settings, everything.labels, class_names, seed)
-    return everything.take(_sorted(parts.test))
-
-
-def _partition(
-    settings: DataSettings, labels: Labels, class_names: tuple[str, ...], seed: int
-) -> Partition:
-    return partition(
-        labels,
-        class_names,
-        test_fraction=0.0 if settings.has_test_split() else settings.test_fraction,
-        validation_fraction=settings.validation_fraction,
-        selection_fraction=settings.selection_fraction,
-        rng=generator(seed, "split"),
-    )
-
-
-def _sorted(by_class: list[Indices]) -> Indices:
-    return np.sort(np.concatenate(by_class))
-
-
-def _digest(data: ImageSet, indices: Indices) -> str:
-    sha256 = hashlib.sha256(repr(data.images.shape[1:]).encode())
-    for start in range(0, len(indices), _CHUNK):
-        sha256.update(data.images[indices[start : start + _CHUNK]].data)
-    sha256.update(data.labels[indices].data)
-    return sha256.hexdigest()[:16]
-
-
-def _silent(*_: Any) -> None:
-    """The progress of those who do not want to know."""
+def file_stamps(paths: Sequence[Path]) -> list[tuple[str, int, int]] | None:
+    """Where files are, how long they are and when they were written to; None if one is missing."""
+    try:
+        found = [(str(path.resolve()), path.stat()) for path in paths]
+    except FileNotFoundError:
+        return None
+    return [(path, status.st_size, status.st_mtime_ns) for path, status in found]

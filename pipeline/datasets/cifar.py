@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.datasets.base import DataSettings, ImageSet, Progress
+from pipeline.datasets.base import DataSettings, ImageSet, Progress, file_stamps
 from pipeline.datasets.download import fetch, verified
 
 
@@ -26,6 +26,12 @@ class _CifarSettings(DataSettings):
 
     def has_test_split(self) -> bool:
         return True
+
+    def stamp(self) -> object:
+        published = self._published()
+        folder = Path(self.root).expanduser() / published.base_folder
+        names = [published.meta["filename"], *(name for name, _ in published.train_list)]
+        return file_stamps([folder / name for name in names])
 
     def read(
         self, split: Literal["train", "test"], progress: Progress

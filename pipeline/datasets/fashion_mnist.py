@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.datasets.base import DataSettings, ImageSet, Progress
+from pipeline.datasets.base import DataSettings, ImageSet, Progress, file_stamps
 from pipeline.datasets.download import fetch, verified
 
 _IMAGES_HEADER_BYTES, _LABELS_HEADER_BYTES = 16, 8
@@ -25,12 +25,23 @@ class FashionMnistSettings(DataSettings):
     def has_test_split(self) -> bool:
         return True
 
+    def stamp(self) -> object:
+        from torchvision.datasets import FashionMNIST
+
+        folder = self._folder()
+        return file_stamps(
+            [folder / name for name, _ in FashionMNIST.resources if name.startswith("train")]
+        )
+
+    def _folder(self) -> Path:
+        return Path(self.root).expanduser() / "FashionMNIST" / "raw"
+
     def read(
         self, split: Literal["train", "test"], progress: Progress
     ) -> tuple[ImageSet, tuple[str, ...]]:
         from torchvision.datasets import FashionMNIST
 
-        folder = Path(self.root).expanduser() / "FashionMNIST" / "raw"
+        folder = self._folder()
         # all four now, though two are read: the test must not need the network days later
         for name, md5 in FashionMNIST.resources:
             fetch(FashionMNIST.mirrors[0] + name, folder / name, md5, progress)

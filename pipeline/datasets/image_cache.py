@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from math import prod
 from multiprocessing import get_context
@@ -45,7 +46,7 @@ def cached_images(
     key: object,
     progress: Progress,
 ) -> Images:
-    """The images in the order of `files`, uint8, (N, C, size, size), read-only.
+    """The images in the order of `files`, uint8, (N, C, size, size), mapped, copy-on-write.
 
     Args:
         num_channels: asked only when there is something to decode.
@@ -54,15 +55,25 @@ def cached_images(
     Raises:
         UserError: an image cannot be decoded, or the cache cannot be written.
     """
-    name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-    for path in cache.glob(f"{name}-*.npy"):
-        images = _load(path)
-        if images is not None:
-            return images
-        path.unlink(missing_ok=True)
+    name = cache_name(key)
+    images = load_array(cache, name)
+    if images is not None:
+        return images
     shape = (len(files), num_channels(), size, size)
+    with kept_array(cache, shape):
+        return write_array(cache, name, shape, _decode_all(files, shape[1], size, progress))
+
+
+def cache_name(key: object) -> str:
+    """What a key's files are called, without their endings."""
+    return hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def kept_array(cache: Path, shape: tuple[int, ...]) -> Iterator[None]:
+    """Raises a `UserError` where what is written inside the `with` can't be."""
     try:
-        path = _write(cache, name, shape, _decode_all(files, shape[1], size, progress))
+        yield
     except OSError as error:
         raise UserError(
             f"cannot write the image cache: {error}",
@@ -70,21 +81,31 @@ def cached_images(
             rule=f"it takes {prod(shape) / 1e6:.1f} MB",
             cure="make room there, or set `data.cache` to another folder",
         ) from error
-    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def load_array(cache: Path, name: str) -> Images | None:
+    """The array of that name, mapped, copy-on-write; None if there is none. A damaged file is
+    removed."""
+    for path in cache.glob(f"{name}-*.npy"):
+        images = _load(path)
+        if images is not None:
+            return images
+        path.unlink(missing_ok=True)
+    return None
 
 
 def _load(path: Path) -> Images | None:
     """The cached array, unless the file is damaged."""
     try:
-        images: Images = np.load(path, mmap_mode="r")
+        images: Images = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError):
         return None
     intact = path.stem.endswith(hashlib.sha256(images.data).hexdigest()[:16])
     return images if intact else None
 
 
-def _write(cache: Path, name: str, shape: tuple[int, ...], chunks: Iterator[Images]) -> Path:
-    """Appends the chunks to a file that gets its name when it is complete."""
+def write_array(cache: Path, name: str, shape: tuple[int, ...], chunks: Iterable[Images]) -> Images:
+    """Appends the chunks to a file that gets its name when it is complete; the mapped array."""
     cache.mkdir(parents=True, exist_ok=True)
     sha256 = hashlib.sha256()
     with TemporaryDirectory(dir=cache, prefix=".decode-") as folder:
@@ -95,7 +116,8 @@ def _write(cache: Path, name: str, shape: tuple[int, ...], chunks: Iterator[Imag
             for chunk in chunks:
                 sha256.update(chunk.data)
                 file.write(chunk.data)
-        return part.replace(cache / f"{name}-{sha256.hexdigest()[:16]}.npy")
+        path = part.replace(cache / f"{name}-{sha256.hexdigest()[:16]}.npy")
+    return np.load(path, mmap_mode="c")  # type: ignore[no-any-return]
 
 
 def _decode_all(

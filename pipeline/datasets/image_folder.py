@@ -31,11 +31,14 @@ class ImageFolderSettings(DataSettings):
     """Height and width that images are resized to, in pixels."""
     channels: Literal["auto", 1, 3] = "auto"
     """1 for greyscale, 3 for colour, "auto" for greyscale when every training image is."""
-    cache: str = "data/cache"
-    """Folder for the decoded images; it can be deleted at any time."""
 
     def has_test_split(self) -> bool:
         return self._folder("test").is_dir()
+
+    def stamp(self) -> object:
+        classes = _class_folders(self._folder("train"), at_least=2)
+        files = _list_images(self._folder("train"), classes)
+        return (self._folder("train").resolve(), self.image_size, self.channels, files)
 
     def read(
         self, split: Literal["train", "test"], progress: Progress

@@ -1,0 +1,77 @@
+"""Splits that were drawn once: one uint8 array of images, memory-mapped, and a file of the rest."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import numpy as np
+
+from pipeline.datasets.base import ImageSet, Splits
+from pipeline.datasets.image_cache import cache_name, kept_array, load_array, write_array
+
+
+def load_kept(folder: Path, key: object) -> Splits | None:
+    """The splits that were kept under this key; None if they were not, or are damaged.
+
+    Their images are views of one mapped file. They can be written to, which changes the process's
+    own copy alone.
+    """
+    name = cache_name(key)
+    try:
+        with (folder / f"{name}.npz").open("rb") as raw, np.load(raw) as file:
+            known = dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    images = load_array(folder, name)
+    if images is None or len(images) != len(known["labels"]):
+        return None
+    cuts = np.cumsum(known["sizes"])[:-1]
+    train, validation, selection = map(
+        ImageSet, np.split(images, cuts), np.split(known["labels"], cuts)
+    )
+    return Splits(
+        train=train,
+        validation=validation,
+        selection=selection,
+        class_names=tuple(known["class_names"].tolist()),
+        digest=str(known["digest"]),
+        source=str(known["source"]),
+        channel_mean=known["channel_mean"],
+        channel_std=known["channel_std"],
+    )
+
+
+def keep(folder: Path, key: object, splits: Splits) -> Splits:
+    """Keep splits under a key, whose `repr` names them; the same, as `load_kept` has them.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    name = cache_name(key)
+    sets = (splits.train, splits.validation, splits.selection)
+    shape = (sum(map(len, sets)), *splits.image_shape)
+    with kept_array(folder, shape):
+        images = write_array(folder, name, shape, (part.images for part in sets))
+        with NamedTemporaryFile(dir=folder, prefix=".splits-", delete=False) as file:
+            np.savez(
+                file,
+                labels=np.concatenate([part.labels for part in sets]),
+                sizes=np.array([len(part) for part in sets]),
+                class_names=np.array(splits.class_names),
+                digest=np.array(splits.digest),
+                source=np.array(splits.source),
+                channel_mean=splits.channel_mean,
+                channel_std=splits.channel_std,
+            )
+        Path(file.name).replace(folder / f"{name}.npz")
+    cuts = np.cumsum([len(part) for part in sets])[:-1]
+    train, validation, selection = np.split(images, cuts)
+    return replace(
+        splits,
+        train=replace(splits.train, images=train),
+        validation=replace(splits.validation, images=validation),
+        selection=replace(splits.selection, images=selection),
+    )
