@@ -14,8 +14,8 @@ from rich.text import Text
 
 from pipeline.errors import UserError, redact
 from pipeline.interrupts import Terminated, interruptible
+from pipeline.places import DEFAULT_STORAGE
 from pipeline.secrecy import hide_arguments
-from pipeline.study.storage import DEFAULT_STORAGE
 
 app = typer.Typer(
     help="Search the regularization of an image classifier: Optuna tries settings, MLflow shows "

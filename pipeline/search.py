@@ -20,11 +20,12 @@ from pipeline.finalists import Finalist, Registrar
 from pipeline.journal import JournalReader, JournalWriter, journal_folder
 from pipeline.mirroring import AWAY_SEC, agree, deliver, open_mirror
 from pipeline.models import build_model
+from pipeline.places import DEFAULT_STORAGE
 from pipeline.presence import present
 from pipeline.progress import Standing, View
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings
-from pipeline.study.storage import DEFAULT_STORAGE, open_storage
+from pipeline.study.storage import open_storage
 from pipeline.tracking import Report as DeliveryReport
 from pipeline.training.data import DeviceData
 from pipeline.weights import WeightStore

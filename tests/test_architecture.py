@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pipeline"
 
 LAYERS = [
-    {"errors", "interrupts"},
+    {"errors", "interrupts", "places"},
     {"settings", "seeding", "statistics", "secrecy", "study/trial_seeded", "study/owner"},
     {"words", "events", "state_file", "update_rules"},
     {"datasets", "lr_schedules", "augmentation", "regularizers", "optimizers"},
@@ -93,6 +93,19 @@ def test_a_worker_does_not_wait_for_mlflow() -> None:
     assert done.stdout.strip() == "False"
 
 
+def imported(statement: str, modules: set[str]) -> str:
+    """Which of the modules a fresh process has loaded after a statement."""
+    code = f"import sys; {statement}; print(sorted({modules} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_help_page_needs_no_settings() -> None:
+    assert imported("import pipeline.cli", {"pydantic", "numpy", "yaml", "torch"}) == "[]"
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -102,9 +115,4 @@ def test_a_worker_does_not_wait_for_mlflow() -> None:
     ],
 )
 def test_reading_a_space_file_imports_nothing_heavy(statement: str) -> None:
-    heavy = "{'torch', 'torchvision', 'mlflow', 'optuna', 'sklearn'}"
-    code = f"import sys; {statement}; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert imported(statement, {"torch", "torchvision", "mlflow", "optuna", "sklearn"}) == "[]"

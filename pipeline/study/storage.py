@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError, redact
+from pipeline.places import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
     from pipeline.study.store import Store
 
-DEFAULT_STORAGE = "sqlite:///mlruns/optuna.db"
 LOCK_TIMEOUT_SEC = 60.0
 """How long the opening waits for a locked SQLite; what comes later is as patient as `Store`."""
 BUSY_SEC = 2.0
