@@ -39,5 +39,28 @@ def parity(
     run(quick=quick, folder=data, out=out)
 
 
+@app.command()
+def study(
+    data: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="train/<class>/*, such as CIFAR-10's")
+    ],
+    quick: Quick = False,
+    rounds: Annotated[int, typer.Option(metavar="N", help="Turns of each contender.")] = 1,
+    out: Out = None,
+) -> None:
+    """Trials per hour of a small study, against Optuna + MLflow and Ray Tune, if installed."""
+    from benchmarks.study import run
+
+    run(quick=quick, folder=data, out=out, rounds=rounds)
+
+
+@app.command()
+def overhead(quick: Quick = False, out: Out = None) -> None:
+    """Milliseconds a trial and an epoch that are not training, and how the store's time grows."""
+    from benchmarks.overhead import run
+
+    run(quick=quick, out=out)
+
+
 if __name__ == "__main__":
     app()

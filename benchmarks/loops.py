@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,12 +18,14 @@ from benchmarks.cases import LEARNING_RATE, Case
 from pipeline.augmentation import AugmentationSettings
 from pipeline.calibration import Precision, calibrate
 from pipeline.datasets import ImageSet, Splits
+from pipeline.memory import keep_freed
 from pipeline.models import build_model
 from pipeline.regularizers import RegularizationSettings
 from pipeline.seeding import TrialSeeds
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import Trainer
 from pipeline.training.metrics import Metric
+from pipeline.training.precision import resolve_precision
 from pipeline.training.recipe import Recipe
 
 Report = Callable[[float, float], None]
@@ -36,36 +38,68 @@ CPU = torch.device("cpu")
 
 
 def ours(case: Case, splits: Splits, seed: int, num_epochs: int, report: Report) -> None:
-    """The trainer that trials use, with threads and precision as a study chooses them."""
+    """The trainer and the step that trials use, with the threads that are fastest for one worker,
+    and the precision that a study chooses."""
     data = DeviceData.from_splits(splits, CPU, seed)
 
     def trainer(precision: Precision) -> Trainer:
         recipe = _recipe(case, num_epochs, precision)
-        return Trainer(_net(case, splits, seed), data, recipe, METRIC, TrialSeeds.of(seed, 0))
+        return Trainer(net_of(case, splits, seed), data, recipe, METRIC, TrialSeeds.of(seed, 0))
 
-    calibration = calibrate(trainer)
+    keep_freed()
+    calibration = calibrate(trainer, num_workers=1)
     torch.set_num_threads(calibration.threads)
+    _train(trainer(calibration.precision), report)
 
+
+def ours_in_a_thread(
+    case: Case, splits: Splits, seed: int, num_epochs: int, report: Report
+) -> None:
+    """The same with one thread: one of the workers that share the cores in a study."""
+    keep_freed()
+    torch.set_num_threads(1)
+    data = DeviceData.from_splits(splits, CPU, seed)
+    dtype = resolve_precision("auto", CPU)
+    precision: Precision = "bfloat16" if dtype == torch.bfloat16 else "float32"
+    recipe = _recipe(case, num_epochs, precision)
+    net = net_of(case, splits, seed)
+    _train(Trainer(net, data, recipe, METRIC, TrialSeeds.of(seed, 0)), report)
+
+
+def _train(trainer: Trainer, report: Report) -> None:
     def each_epoch(_: int, metrics: Mapping[str, float]) -> None:
         report(metrics["epoch_sec"], metrics[METRIC])
 
-    trainer(calibration.precision).fit(each_epoch)
+    trainer.fit(each_epoch)
 
 
 def tutorial(case: Case, splits: Splits, seed: int, num_epochs: int, report: Report) -> None:
     """The loop of the tutorials: two workers, PIL transforms image by image, float32, Adam."""
-    loader = _loader(case, splits, num_workers=2)
-    _dataloader_loop(_net(case, splits, seed), loader, splits, num_epochs, report)
+    net = net_of(case, splits, seed)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
+    loader = pil_loader(case, splits, num_workers=2)
+    for seconds, accuracy in tutorial_epochs(net, loader, splits, optimizer, num_epochs):
+        report(seconds, accuracy)
 
 
 def tuned(case: Case, splits: Splits, seed: int, num_epochs: int, report: Report) -> None:
     """What a tuned one has: a worker a core, kept alive, channels_last, bfloat16, fused Adam."""
+    net = net_of(case, splits, seed).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
     workers = len(os.sched_getaffinity(0))
-    loader = _loader(case, splits, num_workers=workers, persistent_workers=True)
-    _dataloader_loop(_net(case, splits, seed), loader, splits, num_epochs, report, is_tuned=True)
+    loader = pil_loader(case, splits, num_workers=workers, persistent_workers=True)
+    # bfloat16 where it is any use: without the instructions, it would be slowed down by it
+    dtype = resolve_precision("auto", CPU)
+    for seconds, accuracy in tutorial_epochs(net, loader, splits, optimizer, num_epochs, dtype):
+        report(seconds, accuracy)
 
 
-LOOPS: dict[str, Loop] = {"regsearch": ours, "tutorial": tutorial, "tuned": tuned}
+LOOPS: dict[str, Loop] = {
+    "regsearch": ours,
+    "regsearch, one thread": ours_in_a_thread,
+    "tutorial": tutorial,
+    "tuned": tuned,
+}
 
 
 def _recipe(case: Case, num_epochs: int, precision: Precision) -> Recipe:
@@ -84,9 +118,10 @@ def _recipe(case: Case, num_epochs: int, precision: Precision) -> Recipe:
     )
 
 
-def _net(case: Case, splits: Splits, seed: int) -> nn.Module:
+def net_of(case: Case, splits: Splits, seed: int, dropout: float = 0.0) -> nn.Module:
+    """The case's net, with its first weights from the seed."""
     torch.manual_seed(seed)
-    regularization = RegularizationSettings()
+    regularization = RegularizationSettings(dropout=dropout)
     return build_model(case.net, regularization, splits.image_shape, splits.num_classes)
 
 
@@ -105,7 +140,7 @@ class _PilImages(Dataset[tuple[Tensor, int]]):
         return self.transform(image), int(self.labels[index])
 
 
-def _loader(case: Case, splits: Splits, **options: Any) -> DataLoader[tuple[Tensor, int]]:
+def pil_loader(case: Case, splits: Splits, **options: Any) -> DataLoader[tuple[Tensor, int]]:
     to_tensor = [
         transforms.ToTensor(),
         transforms.Normalize(splits.channel_mean.tolist(), splits.channel_std.tolist()),
@@ -135,29 +170,38 @@ def _transforms(settings: AugmentationSettings, side: int) -> list[nn.Module]:
     return chosen
 
 
-def _dataloader_loop(
+def tutorial_epochs(
     net: nn.Module,
     loader: DataLoader[tuple[Tensor, int]],
     splits: Splits,
+    optimizer: torch.optim.Optimizer,
     num_epochs: int,
-    report: Report,
-    is_tuned: bool = False,
-) -> None:
-    layout = torch.channels_last if is_tuned else torch.contiguous_format
-    net.to(memory_format=layout)
-    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=is_tuned or None)
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[float, float]]:
+    """Seconds of training and validation accuracy, epoch by epoch."""
+    layout = _layout(net)
     for _ in range(num_epochs):
         started = time.perf_counter()
         net.train()
         running_loss = 0.0
         for images, labels in loader:
-            with torch.autocast("cpu", torch.bfloat16, enabled=is_tuned):
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 loss = F.cross_entropy(net(images.to(memory_format=layout)), labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             running_loss += loss.item()
-        report(time.perf_counter() - started, _accuracy(net, splits))
+        yield time.perf_counter() - started, _accuracy(net, splits)
+
+
+def _layout(net: nn.Module) -> torch.memory_format:
+    last = any(
+        p.dim() == 4
+        and not p.is_contiguous()
+        and p.is_contiguous(memory_format=torch.channels_last)
+        for p in net.parameters()
+    )
+    return torch.channels_last if last else torch.contiguous_format
 
 
 @torch.inference_mode()

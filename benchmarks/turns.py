@@ -21,6 +21,7 @@ Environment = dict[str, str | None]
 AS_IT_COMES: Environment = {"GOMP_SPINCOUNT": None, "OMP_WAIT_POLICY": None}
 SHORT_SPINS: Environment = {"GOMP_SPINCOUNT": "10000", "OMP_WAIT_POLICY": None}
 """How the `regsearch` command has idle OpenMP threads wait: briefly at work, then asleep."""
+ALL_CORES = "regsearch, a worker a core"
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -34,10 +35,37 @@ class Contender:
 
 CONTENDERS = {
     "regsearch": Contender("regsearch", SHORT_SPINS),
+    ALL_CORES: Contender("regsearch, one thread", SHORT_SPINS),
     "tutorial": Contender("tutorial", AS_IT_COMES),
     "tutorial, short spins": Contender("tutorial", SHORT_SPINS),
     "tuned": Contender("tuned", SHORT_SPINS),
 }
+
+
+class Team:
+    """A player a core, that train side by side; `turn` is an epoch of all of them."""
+
+    def __init__(self, name: str, case: Case, splits: Splits, seed: int, num_epochs: int) -> None:
+        cores = range(len(os.sched_getaffinity(0)))
+        self.players = [Player(name, case, splits, seed + i, num_epochs) for i in cores]
+
+    def turn(self) -> tuple[float, float]:
+        """Images per second of all together, and the first one's validation accuracy."""
+        for player in self.players:
+            player.begin()
+        ends = [player.end() for player in self.players]
+        return sum(rate for rate, _ in ends), ends[0][1]
+
+    def close(self) -> None:
+        """End the processes."""
+        for player in self.players:
+            player.close()
+
+
+def contender(name: str, case: Case, splits: Splits, seed: int, num_epochs: int) -> Player | Team:
+    """A contender, ready for its first turn."""
+    kind = Team if name == ALL_CORES else Player
+    return kind(name, case, splits, seed, num_epochs)
 
 
 class Player:
@@ -59,7 +87,15 @@ class Player:
         Raises:
             EOFError: the contender has failed; it has told why on stderr.
         """
+        self.begin()
+        return self.end()
+
+    def begin(self) -> None:
+        """Start the next epoch, and wait for nothing."""
         self.connection.send(None)
+
+    def end(self) -> tuple[float, float]:
+        """What `turn` gives, of the epoch that was begun."""
         seconds, accuracy = self.connection.recv()
         return self.num_images / seconds, accuracy
 

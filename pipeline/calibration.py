@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from pipeline.config import RunConfig
+from pipeline.memory import give_back_freed, keep_freed
 from pipeline.training.engine import Engine
 from pipeline.training.loop import Trainer
 from pipeline.training.precision import resolve_precision
@@ -91,6 +92,7 @@ def calibrate(
     available = torch.get_num_threads()
     if available == 1 or os.environ.get("OMP_NUM_THREADS"):
         return Calibration(available, precision)
+    keep_freed()  # as workers do
     most = max(1, available // (num_workers or 1))
     trainer = make_trainer(precision)
     rates = dict.fromkeys(sorted({1, 2, most // 2, most} & set(range(1, most + 1))), 0.0)
@@ -98,6 +100,7 @@ def calibrate(
         for threads in rates:
             rates[threads] = max(rates[threads], _images_per_sec(trainer, threads))
     torch.set_num_threads(available)
+    give_back_freed()
     if num_workers is not None:
         return Calibration(fastest(rates), precision)
     return Calibration(fastest(together(rates, available)), precision)

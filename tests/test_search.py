@@ -279,9 +279,9 @@ def test_a_net_that_cannot_take_the_images_is_told_before_any_trial(workspace: P
 
 
 def test_images_are_scored_in_batches_that_fit_their_size() -> None:
-    assert eval_batch_size((32, 32)) == 1000
-    assert eval_batch_size((8, 8)) == 1000
-    assert eval_batch_size((224, 224)) == 20  # 1,024,000 pixels / 50,176
+    assert eval_batch_size((32, 32)) == eval_batch_size((8, 8)) == 250
+    assert eval_batch_size((32, 32), "cuda") == 2000
+    assert eval_batch_size((224, 224)) == 5  # 256,000 pixels / 50,176
     assert eval_batch_size((4096, 4096)) == 1
 
 

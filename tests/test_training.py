@@ -88,7 +88,7 @@ def test_augmentation_leaves_the_scores_of_the_same_weights_alone() -> None:
 
 def test_prediction_is_in_eval_mode_and_leaves_the_mode_as_it_was() -> None:
     spy = Spy(net(rate=0.5))
-    images = torch.cat([random_data().train.images] * (EVAL_BATCH // 32 + 1))
+    images = torch.cat([random_data().train.images] * (EVAL_BATCH["cpu"] // 32 + 1))
     half = torch.full((1, 1, 1, 1), 0.5)
     for mode in (True, False):
         spy.train(mode)
@@ -96,7 +96,7 @@ def test_prediction_is_in_eval_mode_and_leaves_the_mode_as_it_was() -> None:
         assert spy.training is mode
         assert logits.shape == (len(images), 3)
         torch.testing.assert_close(logits[:32], logits[-32:])
-    assert [(m, len(batch)) for m, batch in spy.seen] == [(False, EVAL_BATCH), (False, 24)] * 2
+    assert [(m, len(batch)) for m, batch in spy.seen] == [(False, 250), (False, 6)] * 2
 
 
 def test_the_gap_is_the_clean_probe_minus_validation() -> None:

@@ -29,8 +29,9 @@ from pipeline.training.step import TrainStep
 from pipeline.training.stopwatch import Stopwatch
 from pipeline.training.structure import Structure
 
-EVAL_BATCH = 1_000
-"""Images of 32x32 that are scored at once; fewer where they are larger."""
+EVAL_BATCH = {"cpu": 250, "cuda": 2_000}
+"""Images of 32x32 that are scored at once; fewer where they are larger. A CPU is faster by a third
+while its activations fit into the cache."""
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with each epoch (from 1) and its metrics. What it raises ends the training, whose
@@ -227,10 +228,11 @@ def require_finite(metrics: Mapping[str, float], epoch: int) -> None:
             raise NonFiniteLossError(f"{name} is {value} in epoch {epoch}")
 
 
-def eval_batch_size(image_size: Sequence[int]) -> int:
+def eval_batch_size(image_size: Sequence[int], device: str = "cpu") -> int:
     """How many images of (H, W) are scored at once: as much memory as `EVAL_BATCH` of 32x32."""
     height, width = image_size
-    return min(EVAL_BATCH, max(1, EVAL_BATCH * 32 * 32 // (height * width)))
+    most = EVAL_BATCH[device]
+    return min(most, max(1, most * 32 * 32 // (height * width)))
 
 
 @torch.inference_mode()
@@ -244,7 +246,8 @@ def predict(
     was_training = model.training
     model.eval()
     logits = []
-    for batch in torch.split(images, eval_batch_size(images.shape[-2:])):
+    size = eval_batch_size(images.shape[-2:], images.device.type)
+    for batch in torch.split(images, size):
         inputs = (batch.float() / 255 - mean) / std
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             logits.append(model(inputs.contiguous(memory_format=torch.channels_last)).float())

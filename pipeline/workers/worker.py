@@ -88,6 +88,7 @@ def _run_trials(job: Job) -> None:
     from pipeline.checkpoints import CheckpointStore
     from pipeline.datasets import load_splits
     from pipeline.journal import JournalWriter, journal_folder
+    from pipeline.memory import keep_freed
     from pipeline.study.ledger import Ledger
     from pipeline.study.storage import open_storage
     from pipeline.study.store import PATIENCE_SEC
@@ -95,6 +96,7 @@ def _run_trials(job: Job) -> None:
     from pipeline.trial import TrialRunner
     from pipeline.weights import WeightStore
 
+    keep_freed()
     if job.threads:
         torch.set_num_threads(job.threads)
     if job.device.startswith("cuda"):
