@@ -23,7 +23,8 @@ from pipeline.events import (
 from pipeline.journal import JournalReader, JournalWriter
 from pipeline.progress import Standing, View
 from pipeline.study.ledger import Ledger
-from pipeline.study.store import HISTORY, SLOW_SEC, StoreAwayError, Swept
+from pipeline.study.patience import StoreAwayError
+from pipeline.study.store import HISTORY, SLOW_SEC, Swept
 from pipeline.workers.pool import Death, Pool
 from pipeline.workers.worker import EXIT_MISTAKE
 

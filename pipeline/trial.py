@@ -31,7 +31,8 @@ from pipeline.seeding import TrialSeeds
 from pipeline.state_file import DamagedFileError
 from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
-from pipeline.study.store import ClaimLostError, StoreAwayError
+from pipeline.study.patience import StoreAwayError
+from pipeline.study.store import ClaimLostError
 from pipeline.training.data import DeviceData
 from pipeline.training.engine import Steps, resolve_engine
 from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer

@@ -170,7 +170,8 @@ class Ledger:
         self.study._thread_local.cached_all_trials = None
         self.study.sampler = self._sampler(frozen.number)
         trial = optuna.Trial(self.study, trial_id)
-        sample = self.space.sample(trial)
+        with self.store.gathered_params():
+            sample = self.space.sample(trial)
         baseline = frozen.user_attrs.get(BASELINE)
         overrides = sample if baseline is None else frozen.user_attrs[OVERRIDES]
         values = self.config.values() | overrides
@@ -238,8 +239,10 @@ class Ledger:
 
     def ranked(self) -> list[FrozenTrial]:
         """The complete trials, the best first; of equals, the older."""
+        return self._ranked(self.trials(TrialState.COMPLETE))
+
+    def _ranked(self, complete: list[FrozenTrial]) -> list[FrozenTrial]:
         down = direction(self.config.study.metric) == "maximize"
-        complete = self.trials(TrialState.COMPLETE)
         return sorted(complete, key=value_of, reverse=down)
 
     def would_be_kept(self, value: float) -> bool:
@@ -251,9 +254,11 @@ class Ledger:
 
     def needs_weights(self) -> Callable[[int], bool]:
         """Which trials' weights are needed: the best, the baselines', and unsettled ones."""
-        ended = {trial.number for trial in self.trials() if trial.state.is_finished()}
-        kept = [*self.ranked()[:NUM_KEPT], *filter(None, map(self.baseline, BASELINES))]
-        numbers = {trial.number for trial in kept}
+        trials = self.trials()  # once: a worker waits for this after each trial
+        ended = {trial.number for trial in trials if trial.state.is_finished()}
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        baselines = [trial for name in BASELINES for trial in _of(complete, name)[:1]]
+        numbers = {trial.number for trial in (*self._ranked(complete)[:NUM_KEPT], *baselines)}
         return lambda number: number in numbers or number not in ended
 
     def baseline(self, name: Baseline) -> FrozenTrial | None:

@@ -16,17 +16,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import sqlalchemy as sql
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
-from pipeline.errors import UserError, redact
+from pipeline.study.patience import PATIENCE_SEC, persistent
 
 OWNER, ATTEMPT, HISTORY, REASON = (
     f"regsearch.{name}" for name in ("owner", "attempt", "history", "reason")
@@ -34,27 +33,14 @@ OWNER, ATTEMPT, HISTORY, REASON = (
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count towards `study.trials`. A failed trial is made up for by another."""
 
-PATIENCE_SEC = 300.0
-"""How long a store that is locked or away is waited for, beyond its own timeout."""
 SLOW_SEC = 1.0
 """A step that took so long was hindered: others may have been, too, and are silent for that."""
 MAX_FRUITLESS_ATTEMPTS = 10
 """So many attempts that die in a row without a new epoch, and the trial has FAILed."""
 
-_FIRST_PAUSE_SEC, _MAX_PAUSE_SEC = 0.05, 2.0
-_STORE_ERRORS = (StorageInternalError, sql.exc.DBAPIError, sql.exc.PendingRollbackError)
-_PERMANENT = ("no such", "readonly", "read-only", "does not exist", "authentication")
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 class ClaimLostError(Exception):
     """The trial is no longer this owner's: it was found stale, and perhaps given to another."""
-
-
-class StoreAwayError(UserError):
-    """The store has been locked or away for longer than anybody waits."""
 
 
 @dataclass(frozen=True)
@@ -65,48 +51,6 @@ class Swept:
     attempt: int
     reason: str
     state: TrialState
-
-
-def persistent(step: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
-    """A step that waits for a locked store and reconnects to one that was away."""
-
-    @functools.wraps(step)
-    def retried(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        started, pause_sec = time.monotonic(), _FIRST_PAUSE_SEC
-        while True:
-            try:
-                return step(store, *args, **kwargs)
-            except _STORE_ERRORS as error:
-                if not _is_transient(error):
-                    raise
-                waited_sec = time.monotonic() - started
-                if waited_sec > store.patience_sec:
-                    raise _away(error, waited_sec) from None
-            finally:
-                store.note_hindrance(started)
-            time.sleep(pause_sec)
-            pause_sec = min(2 * pause_sec, _MAX_PAUSE_SEC)
-
-    return retried
-
-
-def _away(error: Exception, waited_sec: float) -> StoreAwayError:
-    cause = error if isinstance(error, sql.exc.DBAPIError) else error.__cause__
-    reason = redact(str(getattr(cause, "orig", cause))).partition("\n")[0]
-    return StoreAwayError(
-        f"the study's store has not answered for {waited_sec:.0f} s: {reason}",
-        where="--storage",
-        cure="bring it back (or end what locks it); the same command goes on",
-    )
-
-
-def _is_transient(error: BaseException) -> bool:
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    if isinstance(cause, sql.exc.PendingRollbackError):
-        return True  # Optuna went on with a session whose connection had been lost
-    return isinstance(cause, sql.exc.OperationalError | sql.exc.InterfaceError) and not any(
-        word in str(cause.orig) for word in _PERMANENT
-    )
 
 
 class Store(RDBStorage):
@@ -191,9 +135,54 @@ class Store(RDBStorage):
         Raises:
             ClaimLostError: the trial is no longer its own.
         """
-        with self._held(trial_id, owner) as (session, trial):
-            self._set_trial_intermediate_value_without_commit(session, trial_id, epoch, value)
-            self._beat(session, trial)
+        # Not by Optuna's objects: a GPU waits for this, and they would take three times as long.
+        trials, attrs = models.TrialModel, models.TrialUserAttributeModel
+        values, beats = models.TrialIntermediateValueModel, models.TrialHeartbeatModel
+        stored, kind = values.intermediate_value_to_stored_repr(value)
+        held = (
+            sql.select(trials.state, attrs.value_json)
+            .join(attrs, attrs.trial_id == trials.trial_id)
+            .where(trials.trial_id == trial_id, attrs.key == OWNER)
+            .with_for_update(of=trials)
+        )
+        at = {"trial_id": trial_id, "step": epoch}
+        reported = {"intermediate_value": stored, "intermediate_value_type": kind}
+        with self._transaction() as session:
+            row = session.execute(held).one_or_none()
+            is_held = row is not None and row.state == TrialState.RUNNING
+            if row is None or not is_held or json.loads(row.value_json) != owner:
+                raise ClaimLostError(f"the trial with the id {trial_id} is no longer this owner's")
+            _write_row(session, values, at, reported)
+            _write_row(session, beats, {"trial_id": trial_id}, {"heartbeat": sql.func.now()})
+
+    @contextmanager
+    def gathered_params(self) -> Iterator[None]:
+        """What Optuna writes of a trial's parameters inside is one transaction at the end."""
+        gathered: list[tuple[Any, ...]] = []
+        self.mode.gathered = gathered
+        try:
+            yield
+        finally:
+            self.mode.gathered = None
+        if gathered:
+            self._write_params(gathered)
+
+    def _set_trial_param(self, *args: Any) -> None:
+        gathered = getattr(self.mode, "gathered", None)
+        if gathered is None:
+            self._write_params([args])
+        else:
+            gathered.append(args)
+
+    @persistent
+    def _write_params(self, params: list[tuple[Any, ...]]) -> None:
+        """As Optuna writes them; those that are there already stay as they are."""
+        model = models.TrialParamModel
+        with self._transaction() as session:
+            for trial_id, name, *rest in params:
+                there = session.query(model.param_id).filter_by(trial_id=trial_id, param_name=name)
+                if there.first() is None:
+                    self._set_trial_param_without_commit(session, trial_id, name, *rest)
 
     @persistent
     def finish(
@@ -358,6 +347,15 @@ class Store(RDBStorage):
         return int(query.filter(models.TrialModel.state.in_(states)).count())
 
 
+def _write_row(session: Session, model: Any, at: dict[str, Any], values: dict[str, Any]) -> None:
+    """Change the row at these keys, or add it."""
+    where = [getattr(model, key) == value for key, value in at.items()]
+    change = sql.update(model).where(*where).values(**values)
+    changed = session.execute(change.execution_options(synchronize_session=False))
+    if changed.rowcount == 0:  # type: ignore[attr-defined]
+        session.execute(sql.insert(model).values(**at, **values))
+
+
 def _attr(trial: Any, key: str) -> Any:
     found = (a.value_json for a in trial.user_attributes if a.key == key)
     text = next(found, None)
@@ -392,7 +390,6 @@ _WRITES = (
     "create_new_study",
     "set_study_user_attr",
     "set_study_system_attr",
-    "_set_trial_param",
     "set_trial_user_attr",
     "set_trial_system_attr",
 )

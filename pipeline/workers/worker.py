@@ -67,7 +67,7 @@ def work(job: Job) -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_STOPPED)
     except UserError as error:
-        from pipeline.study.store import StoreAwayError
+        from pipeline.study.patience import StoreAwayError
 
         print(error, file=sys.stderr)
         sys.exit(EXIT_FAULT if isinstance(error, StoreAwayError) else EXIT_MISTAKE)
@@ -90,8 +90,8 @@ def _run_trials(job: Job) -> None:
     from pipeline.journal import JournalWriter, journal_folder
     from pipeline.memory import keep_freed
     from pipeline.study.ledger import Ledger
+    from pipeline.study.patience import PATIENCE_SEC
     from pipeline.study.storage import open_storage
-    from pipeline.study.store import PATIENCE_SEC
     from pipeline.training.data import DeviceData
     from pipeline.trial import TrialRunner
     from pipeline.weights import WeightStore
