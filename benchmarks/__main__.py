@@ -62,5 +62,34 @@ def overhead(quick: Quick = False, out: Out = None) -> None:
     run(quick=quick, out=out)
 
 
+@app.command()
+def memory(
+    data: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="train/<class>/*, such as CIFAR-10's")
+    ],
+    quick: Quick = False,
+    out: Out = None,
+) -> None:
+    """Seconds of loading, and a worker's memory over 100 trials."""
+    from benchmarks.memory import run
+
+    run(quick=quick, folder=data, out=out)
+
+
+@app.command()
+def gpu(
+    data: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="train/<class>/*, such as CIFAR-10's")
+    ],
+    quick: Quick = False,
+    device: Annotated[str, typer.Option(help="cuda, or cpu to try the benchmark itself.")] = "cuda",
+    out: Out = None,
+) -> None:
+    """All figures of a GPU machine in one table, within nine minutes."""
+    from benchmarks.gpu import run
+
+    run(quick=quick, folder=data, device=device, out=out)
+
+
 if __name__ == "__main__":
     app()

@@ -40,10 +40,10 @@ class Case:
         return AUGMENTATIONS[self.augmentation]
 
 
-def load_images(folder: Path | None, num_train: int, num_validation: int) -> Splits:
+def load_images(folder: Path | None, num_train: int | None, num_validation: int) -> Splits:
     """The first so many training and validation images of a folder, or random ones."""
     if folder is None:
-        return _random_images(num_train, num_validation)
+        return _random_images(num_train or 10_240, num_validation)
     settings = ImageFolderSettings(root=str(folder), train_images=num_train)
     splits = load_splits(settings, seed=0)
     kept = np.random.default_rng(0).permutation(len(splits.validation))[:num_validation]

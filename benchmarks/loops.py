@@ -43,7 +43,7 @@ def ours(case: Case, splits: Splits, seed: int, num_epochs: int, report: Report)
     data = DeviceData.from_splits(splits, CPU, seed)
 
     def trainer(precision: Precision) -> Trainer:
-        recipe = _recipe(case, num_epochs, precision)
+        recipe = recipe_of(case, num_epochs, precision)
         return Trainer(net_of(case, splits, seed), data, recipe, METRIC, TrialSeeds.of(seed, 0))
 
     keep_freed()
@@ -61,7 +61,7 @@ def ours_in_a_thread(
     data = DeviceData.from_splits(splits, CPU, seed)
     dtype = resolve_precision("auto", CPU)
     precision: Precision = "bfloat16" if dtype == torch.bfloat16 else "float32"
-    recipe = _recipe(case, num_epochs, precision)
+    recipe = recipe_of(case, num_epochs, precision)
     net = net_of(case, splits, seed)
     _train(Trainer(net, data, recipe, METRIC, TrialSeeds.of(seed, 0)), report)
 
@@ -102,7 +102,8 @@ LOOPS: dict[str, Loop] = {
 }
 
 
-def _recipe(case: Case, num_epochs: int, precision: Precision) -> Recipe:
+def recipe_of(case: Case, num_epochs: int, precision: Precision) -> Recipe:
+    """The case as a trial's recipe, without early stopping."""
     return Recipe.model_validate(
         {
             "training": {

@@ -57,13 +57,14 @@ search:
 def run(quick: bool, out: Path | None) -> None:
     """Measure both, and publish them in one table each."""
     trials, sizes = (8, FINISHED[:2]) if quick else (24, FINISHED)
-    rows = [_side_by_side(workers, trials) for workers in WORKERS[: 2 if quick else None]]
+    rows = [side_by_side_row(workers, trials) for workers in WORKERS[: 2 if quick else None]]
     rows += [_grown(size) for size in sizes]
     notes = NOTES.format(width=WIDTH, images=IMAGES, trials=trials, repeats=REPEATS)
     publish("Time that is not training", notes, rows, out)
 
 
-def _side_by_side(num_workers: int, trials_each: int) -> dict[str, Any]:
+def side_by_side_row(num_workers: int, trials_each: int) -> dict[str, Any]:
+    """Milliseconds a trial and an epoch of so many workers."""
     seconds = {epochs: _trial_sec(num_workers, trials_each, epochs) for epochs in EPOCHS}
     few, many = EPOCHS
     an_epoch = (seconds[many] - seconds[few]) / (many - few)

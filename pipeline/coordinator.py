@@ -22,9 +22,9 @@ from pipeline.events import (
 )
 from pipeline.journal import JournalReader, JournalWriter
 from pipeline.progress import Standing, View
-from pipeline.study.ledger import Ledger
+from pipeline.study.ledger import Ledger, overrides_of
 from pipeline.study.patience import StoreAwayError
-from pipeline.study.store import HISTORY, SLOW_SEC, Swept
+from pipeline.study.store import FINISHED, HISTORY, SLOW_SEC, Swept
 from pipeline.workers.pool import Death, Pool
 from pipeline.workers.worker import EXIT_MISTAKE
 
@@ -131,6 +131,17 @@ def standing(ledger: Ledger) -> Standing:
     trials = ledger.trials()
     states = [trial.state for trial in trials]
     best = ledger.best()
+    every = ledger.config.training.epochs
+    allowed = {
+        trial.number: int(overrides_of(trial).get("training.epochs", every))
+        for trial in trials
+        if trial.state in FINISHED
+    }
+    saved = sum(
+        allowed[trial.number] - max(trial.intermediate_values, default=0)
+        for trial in trials
+        if trial.state == TrialState.PRUNED
+    )
     return Standing(
         target=ledger.config.study.trials,
         complete=states.count(TrialState.COMPLETE),
@@ -140,6 +151,8 @@ def standing(ledger: Ledger) -> Standing:
         metric=ledger.config.study.metric,
         best_value=None if best is None else best.value,
         best_trial=None if best is None else best.number,
+        saved_epochs=saved,
+        allowed_epochs=sum(allowed.values()),
     )
 
 
@@ -149,6 +162,7 @@ def study_metrics(now: Standing) -> Mapping[str, float]:
         "trials/complete": float(now.complete),
         "trials/pruned": float(now.pruned),
         "trials/failed": float(now.failed),
+        "pruning/epochs_saved": now.saved_share,
     }
     best = {} if now.best_value is None else {f"best/{now.metric}": now.best_value}
     return counts | best

@@ -28,6 +28,8 @@ class Standing:
     """Where the study stands: counts of trials, and the best of them (None while there is none).
 
     `resumed` counts the attempts that were interrupted or killed, and were or will be taken up.
+    `saved_epochs` are those that pruned trials did not run, of the `allowed_epochs` of all that are
+    finished.
     """
 
     target: int
@@ -38,6 +40,13 @@ class Standing:
     best_value: float | None = None
     best_trial: int | None = None
     resumed: int = 0
+    saved_epochs: int = 0
+    allowed_epochs: int = 0
+
+    @property
+    def saved_share(self) -> float:
+        """The share of epochs that pruning saved, in [0, 1)."""
+        return self.saved_epochs / max(1, self.allowed_epochs)
 
     @property
     def finished(self) -> int:

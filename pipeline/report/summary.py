@@ -31,7 +31,10 @@ def summary(outcome: Outcome) -> RenderableType:
         f"{standing.finished} of {standing.target} trials finished ({standing.counts()}) "
         f"in {duration(outcome.seconds)}"
     )
-    parts: list[RenderableType] = [Text(head, style="bold"), *_warnings(outcome)]
+    parts: list[RenderableType] = [Text(head, style="bold")]
+    if standing.saved_epochs:
+        parts.append(Text(f"pruning saved {standing.saved_share:.0%} of their epochs"))
+    parts += _warnings(outcome)
     champion = next((f for f in outcome.finalists if f.alias == CHAMPION), None)
     if champion is not None:
         parts += [Text(""), _comparison(outcome), Text(""), _settings(champion)]

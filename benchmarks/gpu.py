@@ -1,0 +1,193 @@
+"""All figures of a GPU machine in one table, within nine minutes.
+
+Each part is a process of its own with a time limit: if one fails or is too slow, its row says so,
+and the others have theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import publish
+
+NOTES = """\
+Images: {folder} (32x32). The net is the default `vgg` (width 64), the augmentation crop, flip,
+rotation and colour jitter, the precision what `auto` means there. *Epoch*: seconds of training
+alone, median of {epochs} after the first. *25 epochs*: everything from the first weights to the
+best ones, capture and compilation included, with early stopping off; the tutorial and the tuned
+DataLoader are timed for {few} epochs, and compared by seconds an epoch. *Side by side*: images/s of
+so many processes on the one GPU over that of one. *Study*: `regsearch run` as a program, 100 trials
+of 25 epochs, median pruning, all of {folder}."""
+
+PARTS = ("tests", "ceiling", "epochs", "training", "loaders", "side_by_side", "overhead", "study")
+LIMITS_SEC = {"tests": 90, "ceiling": 30, "epochs": 90, "training": 90, "loaders": 90,
+              "side_by_side": 60, "overhead": 60, "study": 330}  # fmt: skip
+TOTAL_SEC = 520.0
+
+Row = dict[str, Any]
+
+
+def run(quick: bool, folder: Path, device: str, out: Path | None) -> None:
+    """Run every part, and publish what they found."""
+    began, rows = time.monotonic(), list[Row]()
+    for part in PARTS:
+        left = TOTAL_SEC - (time.monotonic() - began)
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.gpu",
+            part,
+            str(folder),
+            device,
+            str(int(quick)),
+        ]
+        limit = min(LIMITS_SEC[part], left)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=max(1.0, limit), check=False
+            )
+            found = [json.loads(line) for line in done.stdout.splitlines() if line[:2] == '{"']
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                found.append({"what": part, "value": f"failed: {last}"})
+        except subprocess.TimeoutExpired as expired:
+            text = (expired.stdout or b"").decode(errors="replace")
+            found = [json.loads(line) for line in text.splitlines() if line[:2] == '{"']
+            found.append({"what": part, "value": f"not done within {limit:.0f} s"})
+        rows += found
+        for row in found:
+            print(f"{row['what']}: {row['value']}", flush=True)
+    notes = NOTES.format(folder=folder.name, epochs=_epochs(quick), few=_few(quick))
+    publish(f"On {_name(device)}", notes, rows, out)
+
+
+def _epochs(quick: bool) -> int:
+    return 2 if quick else 5
+
+
+def _few(quick: bool) -> int:
+    return 1 if quick else 2
+
+
+def _name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "the CPU"
+
+
+def _tell(what: str, value: str) -> None:
+    print(json.dumps({"what": what, "value": value}), flush=True)
+
+
+def tests(folder: Path, device: str, quick: bool) -> None:  # noqa: ARG001
+    """The tests that need a GPU, in one process."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    _tell("GPU tests", (done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]])[-1])
+
+
+def ceiling(folder: Path, device: str, quick: bool) -> None:  # noqa: ARG001
+    """Products and copies."""
+    from benchmarks.ceiling import measure_ceiling
+
+    _tell("ceiling", str(measure_ceiling(device)))
+
+
+def epochs(folder: Path, device: str, quick: bool) -> None:
+    """Seconds an epoch, by batch size and engine."""
+    from statistics import median
+
+    from benchmarks.ceiling import forward_flops, measure_ceiling
+    from benchmarks.gpu_training import CASES, images, train
+
+    splits, best = images(folder, quick), measure_ceiling(device)
+    for case in CASES:
+        for engine in ("eager", "captured", "compiled"):
+            seconds: list[float] = []
+            train(case, splits, device, engine, _epochs(quick) + 1, seconds.append)
+            an_epoch = median(seconds[1:])
+            flops = 3 * forward_flops(case) * len(splits.train) / an_epoch
+            share = flops / best.flops_per_sec
+            value = f"{an_epoch:.3f} s ({len(splits.train) / an_epoch:,.0f} images/s, {share:.0%})"
+            _tell(
+                f"epoch, batch {case.batch_size}, {engine} (share of the products' ceiling)", value
+            )
+
+
+def training(folder: Path, device: str, quick: bool) -> None:
+    """25 epochs of the default net, from first weights to best."""
+    from benchmarks.gpu_training import CASES, images, train
+
+    splits, case = images(folder, quick), CASES[-1]
+    for engine in ("captured", "compiled"):
+        started = time.perf_counter()
+        result = train(case, splits, device, engine, 2 if quick else 25, lambda _: None)
+        seconds = time.perf_counter() - started
+        accuracy = result.metrics["validation/accuracy"]
+        _tell(f"25 epochs, {engine}", f"{seconds:.1f} s, validation accuracy {accuracy:.4f}")
+
+
+def loaders(folder: Path, device: str, quick: bool) -> None:
+    """The DataLoader loops, by seconds an epoch."""
+    from statistics import mean
+
+    from benchmarks.gpu_training import CASES, dataloader_epochs, images, train
+
+    splits, case, few = images(folder, quick), CASES[-1], _few(quick)
+    seconds: list[float] = []
+    train(case, splits, device, "captured", few + 1, seconds.append)
+    ours = mean(seconds[1:])
+    for name in ("tutorial", "tuned"):
+        theirs = mean(dataloader_epochs(name, case, splits, device, few))
+        _tell(f"epoch, {name} DataLoader", f"{theirs:.2f} s, {theirs / ours:.1f}x of captured")
+
+
+def side_by_side(folder: Path, device: str, quick: bool) -> None:
+    """Several processes on one GPU."""
+    from benchmarks.gpu_training import CASES, together
+
+    for case in CASES:
+        alone = together(1, case, folder, device, quick)
+        for count in (2, 4):
+            gain = together(count, case, folder, device, quick) / alone
+            _tell(f"side by side, batch {case.batch_size}, {count} processes", f"{gain:.2f}x")
+
+
+def overhead(folder: Path, device: str, quick: bool) -> None:  # noqa: ARG001
+    """Time that is not training, on that machine's CPU."""
+    from benchmarks.overhead import WORKERS, side_by_side_row
+
+    for workers in WORKERS[: 1 if quick else None]:
+        row = side_by_side_row(workers, 8)
+        _tell(
+            f"overhead, {row['']}", f"{row['ms a trial']} ms a trial, {row['ms an epoch']} an epoch"
+        )
+
+
+def study(folder: Path, device: str, quick: bool) -> None:
+    """100 trials of 25 epochs."""
+    from benchmarks.gpu_training import run_study
+
+    _tell("study, 100 trials x 25 epochs", run_study(folder, device, quick))
+
+
+if __name__ == "__main__":
+    part: Callable[[Path, str, bool], None] = globals()[sys.argv[1]]
+    part(Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "1")

@@ -1,0 +1,167 @@
+"""What `benchmarks.gpu` times: trainings of the default net, and a whole study."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks.cases import AUGMENTATIONS, Case, load_images
+from benchmarks.loops import METRIC, net_of, pil_loader, recipe_of
+from pipeline.calibration import Precision
+from pipeline.datasets import Splits
+from pipeline.seeding import TrialSeeds
+from pipeline.training.data import DeviceData
+from pipeline.training.engine import Engine, Steps
+from pipeline.training.loop import FitResult, Trainer
+from pipeline.training.precision import resolve_precision
+from pipeline.training.structure import Structure
+
+CASES = tuple(Case(64, list(AUGMENTATIONS)[-1], batch_size) for batch_size in (128, 512))
+
+
+def images(folder: Path, quick: bool) -> Splits:
+    """The folder's images; a few of them where it is to be quick."""
+    return load_images(folder, 1_024 if quick else None, 1_000 if quick else 5_000)
+
+
+def train(
+    case: Case,
+    splits: Splits,
+    device: str,
+    engine: Engine,
+    num_epochs: int,
+    report: Callable[[float], None],
+) -> FitResult:
+    """One training by an engine; `report` is told the seconds of each epoch's updates.
+
+    Raises:
+        RuntimeError: the engine can't be had there.
+    """
+    where = torch.device(device)
+    data = DeviceData.from_splits(splits, where, seed=0)
+    dtype = resolve_precision("auto", where)
+    precision: Precision = "bfloat16" if dtype == torch.bfloat16 else "float32"
+    recipe = recipe_of(case, num_epochs, precision)
+    model = net_of(case, splits, seed=0)
+
+    def refuse(note: str) -> None:
+        if where.type == "cuda":
+            raise RuntimeError(note)
+
+    steps = Steps(data, engine, refuse)
+    shared = steps.get(case.net, model, recipe, Structure.of(recipe))
+    trainer = Trainer(model, data, recipe, METRIC, TrialSeeds.of(0, 0), shared)
+
+    def each_epoch(_: int, metrics: Mapping[str, float]) -> None:
+        report(metrics["epoch_sec"])
+
+    return trainer.fit(each_epoch)
+
+
+def dataloader_epochs(
+    name: str, case: Case, splits: Splits, device: str, num_epochs: int
+) -> Iterator[float]:
+    """Seconds an epoch of the tutorial's loop or a tuned one, on the device; the first is left out,
+    as it starts the loader's processes."""
+    is_tuned = name == "tuned"
+    where = torch.device(device)
+    dtype = resolve_precision("auto", where) if is_tuned else torch.float32
+    layout = torch.channels_last if is_tuned else torch.contiguous_format
+    net = net_of(case, splits, seed=0).to(where).to(memory_format=layout)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=is_tuned or None)
+    workers = len(os.sched_getaffinity(0)) if is_tuned else 2
+    options: dict[str, Any] = {"pin_memory": where.type == "cuda"} if is_tuned else {}
+    loader = pil_loader(case, splits, num_workers=workers, persistent_workers=is_tuned, **options)
+    for epoch in range(num_epochs + 1):
+        started = time.perf_counter()
+        for batch, labels in loader:
+            batch_there = batch.to(where, memory_format=layout, non_blocking=is_tuned)
+            labels_there = labels.to(where, non_blocking=is_tuned)
+            with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
+                loss = F.cross_entropy(net(batch_there), labels_there)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        loss.item()
+        if epoch:
+            yield time.perf_counter() - started
+
+
+def together(count: int, case: Case, folder: Path, device: str, quick: bool) -> float:
+    """Images per second of so many processes that train at once on one device."""
+    spawn = multiprocessing.get_context("spawn")
+    ready, rates = spawn.Barrier(count), spawn.SimpleQueue()
+    arguments = (case, folder, device, quick, ready, rates)
+    processes = [spawn.Process(target=_one_of_several, args=arguments) for _ in range(count)]
+    for process in processes:
+        process.start()
+    total = sum(rates.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return float(total)
+
+
+def _one_of_several(
+    case: Case, folder: Path, device: str, quick: bool, ready: Any, rates: Any
+) -> None:
+    splits = images(folder, quick)
+    seconds: list[float] = []
+
+    def report(an_epoch: float) -> None:
+        seconds.append(an_epoch)
+        if len(seconds) == 1:
+            ready.wait()  # the first epoch captures
+
+    train(case, splits, device, "captured", 2 if quick else 4, report)
+    rates.put(len(seconds[1:]) * len(splits.train) / sum(seconds[1:]))
+
+
+def run_study(folder: Path, device: str, quick: bool) -> str:
+    """`regsearch run` on search_spaces/cifar.yaml with these images: its time and its result."""
+    space = Path("search_spaces/cifar.yaml").resolve()
+    trials, epochs = (3, 2) if quick else (100, 25)
+    with TemporaryDirectory(prefix="study-") as place:
+        changes = {
+            "data": f"{{kind: image_folder, root: {folder.resolve()}, cache: {place}/cache}}",
+            "study.trials": trials,
+            "training.epochs": epochs,
+        }
+        text = _with_changes(space.read_text(encoding="utf-8"), changes)
+        Path(place, "space.yaml").write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "pipeline", "run", "space.yaml", "--device", device]
+        environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+        started = time.perf_counter()
+        done = subprocess.run(
+            command, cwd=place, env=environment, capture_output=True, text=True, check=False
+        )
+        seconds = time.perf_counter() - started
+    told = [
+        line for line in done.stdout.splitlines() if "trials finished" in line or "pruning" in line
+    ]
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:] + done.stdout[-500:])
+    return f"{seconds:.0f} s; " + "; ".join(told[-2:])
+
+
+def _with_changes(space: str, changes: Mapping[str, object]) -> str:
+    """A space file with other values at dotted paths; a section may be given whole, as YAML."""
+    import yaml
+
+    content = yaml.safe_load(space)
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[key] = yaml.safe_load(str(value))
+    return str(yaml.safe_dump(content, sort_keys=False))
