@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -459,3 +460,50 @@ def test_row_26_extend_takes_what_leaves_every_trial_valid_and_nothing_else(
     else:
         with pytest.raises(UserError, match="was begun with other settings"):
             open_ledger(tmp_path, text=changed, extend=True)
+
+
+def test_a_study_that_is_older_than_a_setting_goes_on_with_its_default(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    spec = dict(ledger.recorded("spec"))
+    assert spec.pop("training.engine") == "auto"
+    ledger.keep("spec", spec)
+    assert open_ledger(tmp_path).uuid == ledger.uuid
+    with pytest.raises(UserError, match=r"training\.engine"):
+        open_ledger(tmp_path, "training.engine=eager")
+
+
+def test_a_trials_parameters_are_written_at_once_and_only_once(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    for _ in range(2):  # the baselines
+        ledger.complete(claimed(ledger), 0.5)
+    store = ledger.store
+    id_of = store.claim(ledger.id, 100, "owner")
+    assert id_of is not None
+    ledger.trials()
+    trial = optuna.Trial(ledger.study, id_of)
+    with store.gathered_params():
+        drawn = ledger.space.sample(trial)
+        assert store.get_trial(id_of).params == {}
+    assert len(drawn) > 1
+    assert store.get_trial(id_of).params == drawn
+    written = [
+        (
+            id_of,
+            path,
+            entry.distribution().to_internal_repr(drawn[path]),
+            entry.distribution(),
+            None,
+        )
+        for path, entry in ledger.config.search.items()
+        if path in drawn
+    ]
+    store._write_params(written)  # again, as after an answer that was lost
+    assert store.get_trial(id_of).params == drawn
+
+
+def test_a_report_of_another_owner_writes_nothing(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    trial_id = claimed(ledger).trial._trial_id
+    with pytest.raises(ClaimLostError):
+        ledger.store.report(trial_id, "somebody else", 1, 0.5)
+    assert ledger.store.get_trial(trial_id).intermediate_values == {}

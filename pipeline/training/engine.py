@@ -88,15 +88,21 @@ class Steps:
             step = TrainStep(own, self.data, recipe, structure, dtype)
             return step, run_by(step, engine)
 
-        try:
-            return build(self.engine)
-        except RuntimeError as error:  # torch's, of the compiler or the CUDA graph
-            if self.engine == "eager":
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self.note(f"the training step can't be {self.engine} here, and runs op by op: {reason}")
-            self.engine = "eager"
-            return build(self.engine)
+        while self.engine != "eager":
+            try:
+                return build(self.engine)
+            except RuntimeError as error:  # torch's, of the compiler or the CUDA graph
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                next_best = self._next_best()
+                how = "runs op by op" if next_best == "eager" else f"is {next_best} instead"
+                self.note(f"the training step can't be {self.engine} here, and {how}: {reason}")
+                self.engine = next_best
+        return build("eager")
+
+    def _next_best(self) -> Engine:
+        """What is left where this engine can't be had: graphs need no compiler."""
+        on_gpu = self.data.mean.device.type == "cuda"
+        return "captured" if on_gpu and self.engine == "compiled" else "eager"
 
 
 def run_by(step: TrainStep, engine: Engine) -> Run:
