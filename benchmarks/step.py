@@ -33,8 +33,8 @@ where it is over 0.5, the row says little.
 The ceiling, measured in the same run on all cores: {ceiling}. The share of it counts the products
 of convolutions and linear layers, forward and backward, and nothing else."""
 
-IMAGES = {16: 5_120, 64: 768}
-QUICK_IMAGES = {16: 2_560, 64: 512}
+IMAGES = {16: 2_560, 64: 512}
+QUICK_IMAGES = {16: 1_280, 64: 256}
 VALIDATION_IMAGES = 100
 
 

@@ -80,6 +80,7 @@ class Player:
         with _environment(contender.environment):
             self.process.start()
         child.close()
+        self.connection.recv()  # until it has loaded what it needs: nobody is to start meanwhile
 
     def turn(self) -> tuple[float, float]:
         """An epoch's images per second of training, and the validation accuracy after it.
@@ -120,6 +121,7 @@ def _play(
         connection.recv()
 
     try:
+        connection.send(None)
         connection.recv()
         LOOPS[loop](case, splits, seed, num_epochs, report)
     except (EOFError, BrokenPipeError):  # the other end has heard enough
