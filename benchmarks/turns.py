@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,10 +52,12 @@ class Team:
 
     def turn(self) -> tuple[float, float]:
         """Images per second of all together, and the first one's validation accuracy."""
+        started = time.perf_counter()
         for player in self.players:
             player.begin()
-        ends = [player.end() for player in self.players]
-        return sum(rate for rate, _ in ends), ends[0][1]
+        accuracies = [player.end()[1] for player in self.players]
+        seconds = time.perf_counter() - started
+        return sum(player.num_images for player in self.players) / seconds, accuracies[0]
 
     def close(self) -> None:
         """End the processes."""
