@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from benchmarks.cases import AUGMENTATIONS, Case, load_images
 from benchmarks.loops import METRIC, net_of, pil_loader, recipe_of
 from pipeline.calibration import Precision
-from pipeline.datasets import Splits
+from pipeline.config.space_file import load_space
+from pipeline.datasets import Splits, load_splits
 from pipeline.seeding import TrialSeeds
 from pipeline.training.data import DeviceData
 from pipeline.training.engine import Engine, Steps
@@ -102,7 +103,9 @@ def together(count: int, case: Case, folder: Path, device: str, quick: bool) -> 
     spawn = multiprocessing.get_context("spawn")
     ready, rates = spawn.Barrier(count), spawn.SimpleQueue()
     arguments = (case, folder, device, quick, ready, rates)
-    processes = [spawn.Process(target=_one_of_several, args=arguments) for _ in range(count)]
+    processes = [
+        spawn.Process(target=_one_of_several, args=arguments, daemon=True) for _ in range(count)
+    ]
     for process in processes:
         process.start()
     total = sum(rates.get() for _ in processes)
@@ -120,24 +123,31 @@ def _one_of_several(
     def report(an_epoch: float) -> None:
         seconds.append(an_epoch)
         if len(seconds) == 1:
-            ready.wait()  # the first epoch captures
+            ready.wait(timeout=60)  # the first epoch captures
 
     train(case, splits, device, "captured", 2 if quick else 4, report)
     rates.put(len(seconds[1:]) * len(splits.train) / sum(seconds[1:]))
 
 
 def run_study(folder: Path, device: str, quick: bool) -> str:
-    """`regsearch run` on search_spaces/cifar.yaml with these images: its time and its result."""
+    """`regsearch run` on search_spaces/cifar.yaml with these images: its time and its result.
+
+    The images are decoded before it starts.
+    """
     space = Path("search_spaces/cifar.yaml").resolve()
     trials, epochs = (3, 2) if quick else (100, 25)
     with TemporaryDirectory(prefix="study-") as place:
         changes = {
-            "data": f"{{kind: image_folder, root: {folder.resolve()}, cache: {place}/cache}}",
+            "data.root": folder.resolve(),
+            "data.cache": f"{place}/cache",
+            "data.kind": "image_folder",
             "study.trials": trials,
             "training.epochs": epochs,
         }
         text = _with_changes(space.read_text(encoding="utf-8"), changes)
         Path(place, "space.yaml").write_text(text, encoding="utf-8")
+        data = load_space(Path(place, "space.yaml"), []).config
+        load_splits(data.data, data.study.seed)
         command = [sys.executable, "-m", "pipeline", "run", "space.yaml", "--device", device]
         environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
         started = time.perf_counter()

@@ -107,21 +107,31 @@ def calibrate(
 
 
 def calibrate_gpu(
-    make_trainer: Callable[[Engine], Trainer], config: RunConfig, num_images: int
+    make_trainer: Callable[[Engine], Trainer],
+    config: RunConfig,
+    num_images: float,
+    dtype: torch.dtype,
 ) -> Calibration:
     """The engine for a study on a GPU: captured, or compiled where that is worth its while.
 
+    Nothing is measured where the space file names the engine.
+
     Args:
         make_trainer: a training like those of the study by that engine, to be thrown away.
-        num_images: of the training split.
+        num_images: of the training split, over the number of GPUs.
+        dtype: what `training.precision` means there.
     """
-    captured = make_trainer("captured")
-    precision: Precision = "bfloat16" if captured.dtype == torch.bfloat16 else "float32"
-    rate = _gpu_images_per_sec(captured)
-    all_images = config.study.trials * config.training.epochs * num_images
-    if all_images / rate < LONG_SEC or num_steps(config) > MAX_COMPILED:
+    precision: Precision = "bfloat16" if dtype == torch.bfloat16 else "float32"
+    if config.training.engine != "auto":
+        return Calibration(0, precision, config.training.engine)
+    try:
+        rate = _gpu_images_per_sec(make_trainer("captured"))
+        all_images = config.study.trials * config.training.epochs * num_images
+        if all_images / rate < LONG_SEC or num_steps(config) > MAX_COMPILED:
+            return Calibration(0, precision, "captured")
+        gain = _gpu_images_per_sec(make_trainer("compiled")) / rate
+    except torch.OutOfMemoryError:  # of the study's own recipe: its trials may be smaller
         return Calibration(0, precision, "captured")
-    gain = _gpu_images_per_sec(make_trainer("compiled")) / rate
     return Calibration(0, precision, "compiled" if gain > WORTHWHILE_GAIN else "captured")
 
 

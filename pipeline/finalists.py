@@ -85,7 +85,7 @@ class Registrar:
     """Scores the finalists of a study from the weights that were kept, and registers them.
 
     Args:
-        config: the study's settings, with the precision that was measured.
+        config: the study's settings, with the precision and the engine that were measured.
         data, splits: the images, on the device and as they were split.
     """
 

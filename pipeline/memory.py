@@ -1,7 +1,7 @@
 """Freed memory, kept: a training step frees what the next one allocates again.
 
-glibc gives large blocks back to the kernel, which hands them out again page by page, zeroed: on a
-CPU that has cost a step up to a third of its time (benchmarks/results/memory.md).
+glibc gives large blocks back to the kernel, which hands them out again page by page, zeroed. On a
+CPU that slows a step down: `python -m benchmarks memory` measures by how much.
 """
 
 from __future__ import annotations

@@ -176,4 +176,5 @@ def _tags(plan: Plan) -> dict[str, str]:
         "regsearch.device": gpu or device,
         "regsearch.threads": str(plan.threads or torch.get_num_threads()),
         "regsearch.precision": plan.config.training.precision,
+        "regsearch.engine": plan.config.training.engine,
     }

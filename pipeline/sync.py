@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from optuna.trial import TrialState
@@ -69,9 +70,15 @@ def _sync(ledger: Ledger, view: View) -> Synced:
     return Synced(name, delivery, findings, finalists)
 
 
+def _measured(ledger: Ledger) -> Any:
+    """How the study's trials were trained, on whichever device it began."""
+    attrs = ledger.study.user_attrs
+    return attrs.get("regsearch.calibration") or attrs.get("regsearch.gpu_calibration")
+
+
 def registrar(ledger: Ledger, view: View) -> Registrar:
     """What registers the finalists of a study that is read from its store."""
-    config = as_trained(ledger.config, ledger.study.user_attrs.get("regsearch.calibration"))
+    config = as_trained(ledger.config, _measured(ledger))
     splits = load_splits(config.data, config.study.seed, view.loading)
     ledger.require_same_data(splits.digest)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -100,8 +100,8 @@ class TrialRunner:
             raise
         except ClaimLostError as lost:
             return Verdict("LOST", reason=str(lost))
-        if verdict.state == "FAIL" and torch.cuda.is_available():
-            torch.cuda.empty_cache()  # here, where the error no longer holds the net
+        if verdict.state == "FAIL":
+            self.steps.let_go()  # here, where the error no longer holds the net
         return verdict
 
     def _train(self, claim: Claim) -> Verdict:

@@ -71,7 +71,6 @@ def test_a_study_keeps_what_it_began_with(tmp_path: Path) -> None:
 @dataclass
 class Timed:
     engine: str
-    dtype: torch.dtype = torch.bfloat16
 
 
 def engine_for(
@@ -85,7 +84,7 @@ def engine_for(
         return rates[trainer.engine]
 
     monkeypatch.setattr("pipeline.calibration._gpu_images_per_sec", rate)
-    found = calibrate_gpu(Timed, config, num_images=50_000)  # type: ignore[arg-type]
+    found = calibrate_gpu(Timed, config, 50_000, torch.bfloat16)  # type: ignore[arg-type]
     assert found.precision == "bfloat16"
     return found.engine, tried
 
@@ -102,6 +101,14 @@ def test_a_long_study_on_a_gpu_is_compiled_where_that_was_measured_to_pay(
     assert chosen(100, captured=1e5, compiled=2e5) == ("compiled", both)
     assert chosen(100, captured=1e5, compiled=1.05e5) == ("captured", both)
     assert chosen(20, captured=1e5, compiled=2e5) == ("captured", ["captured"])
+
+
+def test_an_engine_that_was_named_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for engine in ("eager", "captured", "compiled"):
+        config = tiny_config(tmp_path, f"training.engine={engine}")
+        assert engine_for(monkeypatch, config, {}) == (engine, [])
 
 
 def test_a_search_of_structural_numbers_is_not_compiled(

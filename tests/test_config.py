@@ -254,3 +254,25 @@ def test_an_assignment_to_a_kind_drops_the_old_kinds_keys(tmp_path: Path) -> Non
     config = tiny_config(tmp_path, "training.optimizer.kind=sgd", text=text)
     assert config.training.optimizer.kind == "sgd"
     assert config.training.optimizer.learning_rate == 3e-3
+
+
+def test_what_a_search_may_need_includes_what_belongs_to_one_kind_of_model_alone(
+    tmp_path: Path,
+) -> None:
+    text = """
+study: {name: both}
+data: {kind: digits}
+model: {kind: vgg, width: 8}
+search:
+  model.kind: {type: categorical, choices: [vgg, resnet]}
+  regularization.stochastic_depth: {type: float, low: 0.0, high: 0.3, when: {model.kind: resnet}}
+  regularization.ema_decay: {type: categorical, choices: [0.9, 0.0]}
+  training.gradient_clip_norm: {type: float, low: 0.0, high: 2.0}
+  augmentation.strength: {type: float, low: 0.0, high: 0.5}
+"""
+    needs = tiny_config(tmp_path, text=text).strongest()
+    assert needs.regularization.stochastic_depth == 0.3
+    assert needs.regularization.ema_decay == 0.9
+    assert needs.training.gradient_clip_norm == 2.0
+    assert needs.augmentation.strength == 0.5
+    assert needs.regularization.dropout == 0.0

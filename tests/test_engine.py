@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from pipeline.training.loop import Trainer
 from pipeline.training.recipe import Recipe
 from pipeline.training.structure import Structure
 from tests.resuming import learnable_data
-from tests.trainings import Curves, fit, recipe, untimed
+from tests.trainings import STANDS_STILL, Curves, fit, recipe, untimed
 
 NET = ResnetSettings(width=16, depth=1)
 FULL = {
@@ -190,8 +192,8 @@ class Tape(TorchDispatchMode):
 def _tensors(result: Any) -> Iterator[Tensor]:
     if isinstance(result, Tensor):
         yield result
-    elif isinstance(result, list | tuple):
-        for entry in result:
+    elif isinstance(result, list | tuple | dict):
+        for entry in result.values() if isinstance(result, dict) else result:
             yield from _tensors(entry)
 
 
@@ -222,15 +224,16 @@ def test_tensors_of_a_step_stay_where_they_are() -> None:
 
     def addresses() -> list[int]:
         step = next(iter(steps._steps.values()))[0]
-        tensors = [*step.model.state_dict().values(), *_tensors(list(vars(step).values()))]
-        tensors += list(step.rule.state_dict().values()) + list(step.rule._numbers.values())
+        parts = (step, step.flat, step.rule, step.average, step.mixing, step.augmentation)
+        owned = [value for part in parts for value in vars(part).values()]
+        tensors = [*step.model.state_dict().values(), *_tensors(owned)]
         return [tensor.data_ptr() for tensor in tensors]
 
     fit(training(drawn(0), steps))
     before = addresses()
     assert len(before) > 40
     again = training(drawn(1), steps, 1)
-    again.load_state_dict(again.state_dict())
+    again.load_state_dict(deepcopy(again.state_dict()))
     fit(again)
     assert addresses() == before
 
@@ -255,6 +258,32 @@ def test_what_auto_means_before_anything_was_measured() -> None:
     devices = [torch.device("cpu"), torch.device("cuda")]
     assert [resolve_engine("auto", device) for device in devices] == ["eager", "captured"]
     assert resolve_engine("compiled", devices[0]) == "compiled"
+
+
+class TooLarge(Steps):
+    """Has room for one step alone. Stands in for a GPU's memory."""
+
+    def _build(self, *args: Any) -> Any:
+        if self._steps:
+            raise torch.OutOfMemoryError
+        return super()._build(*args)
+
+
+def test_a_step_that_does_not_fit_beside_others_takes_their_place_and_keeps_the_engine() -> None:
+    steps = TooLarge(learnable_data(), "eager")
+    for batch_size in (4, 8):
+        fit(training(recipe(batch_size=batch_size), steps))
+    assert (len(steps._steps), steps.num_built, steps.engine) == (1, 2, "eager")
+
+
+def test_a_step_that_was_let_go_is_gone() -> None:
+    steps = Steps(learnable_data())
+    fit(training(drawn(0), steps))
+    [(step, _)] = steps._steps.values()
+    watched = weakref.ref(step)
+    del step
+    steps._steps.clear()  # no collector is needed
+    assert watched() is None
 
 
 @pytest.mark.slow
@@ -289,16 +318,47 @@ def test_a_captured_step_serves_every_trial_and_learns_as_the_eager_one(kind: st
 
 @GPU
 def test_chance_advances_between_replays_and_reproduces_after_reseeding() -> None:
-    data = learnable_data("cuda")
-    steps = Steps(data, "captured")
-    sections = {"regularization": {"dropout": 0.5}}
-    # The weights stand still, so that nothing but dropout tells one update from the next.
-    how = recipe(2, batch_size=32, optimizer={"kind": "sgd", "learning_rate": 1e-30},
-                 sections=sections)  # fmt: skip
-    first, again = (curve(how, steps, wide=False) for _ in range(2))
-    assert first[0]["train/loss"] != first[1]["train/loss"]
-    assert first == again
-    assert curve(how, steps, trial=1, wide=False) != first
+    how = recipe(2, optimizer=STANDS_STILL, sections={"regularization": {"dropout": 0.5}})
+    trainer = training(how, Steps(learnable_data("cuda"), "captured"), wide=False)
+    trainer.epoch = 1
+    trainer.model.train()
+
+    def losses(seed: int) -> list[float]:
+        """Of one batch, twice, with weights that stand still: dropout alone tells them apart."""
+        torch.manual_seed(seed)
+        found = []
+        for _ in range(2):
+            trainer.step.rewind()
+            trainer.run_step()
+            found.append(trainer.step.sums[0].item())
+        return found
+
+    trainer.begin_epoch()
+    first = losses(0)
+    assert first[0] != first[1]
+    assert losses(0) == pytest.approx(first, rel=1e-6)
+    assert losses(1)[0] != pytest.approx(first[0], rel=1e-4)
+
+
+class Reader(torch.nn.Module):
+    """Waits for the device, which no capture survives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * float(x.sum().isfinite().item())
+
+
+@GPU
+def test_a_step_that_cannot_be_captured_trains_op_by_op_with_its_chance_intact() -> None:
+    notes: list[str] = []
+    how = recipe(2, sections={"regularization": {"dropout": 0.5}})
+    steps = Steps(learnable_data("cuda"), "captured", notes.append)
+    model = torch.nn.Sequential(Reader(), build_model(NET, how.regularization, (3, 8, 8), 3))
+    shared = steps.get("reader", model, how, Structure.of(how))
+    seeds = TrialSeeds.of(0, 0)
+    result, curves = fit(Trainer(model, steps.data, how, "validation/loss", seeds, shared))
+    assert result.num_epochs == len(curves) == 2
+    [note] = notes
+    assert "can't be captured here, and runs op by op" in note
 
 
 @GPU
@@ -307,7 +367,8 @@ def test_a_compiled_and_captured_step_learns_as_the_eager_one() -> None:
     notes: list[str] = []
     how = recipe(3, sections={"regularization": {"l2": 1e-3, "ema_decay": 0.5}})
     ours, expected = (
-        curve(how, steps) for steps in (Steps(data, "compiled", notes.append), Steps(data, "eager"))
+        curve(how, steps, wide=False)
+        for steps in (Steps(data, "compiled", notes.append), Steps(data, "eager"))
     )
     assert notes == []
     for one, other in zip(ours, expected, strict=True):

@@ -7,7 +7,7 @@ setting: a dotted path and a value. `--set`, the search, the baselines and the a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -19,6 +19,8 @@ from pipeline.models import ModelSettingsUnion
 from pipeline.settings import Scalar, Settings, field_classes, has_kind, scalar_fields
 from pipeline.study import StudySettings
 from pipeline.training.recipe import Recipe
+
+T = TypeVar("T", bound=Settings)
 
 SECTIONS = (
     "study",
@@ -82,16 +84,17 @@ class RunConfig(Recipe):
         raise_all(UserError(p.what, rule=p.rule, cure=p.cure) for p in config.problems())
         return config
 
-    def strongest(self) -> RunConfig:
-        """The same settings with every searched regularizer switched on: what a trial may need."""
-        off = off_values()
-        return self.with_overrides(
-            {
-                path: next(value for value in reversed(entry.edges()) if value != off[path])
-                for path, entry in self.search.items()
-                if path in off
-            }
-        )
+    def strongest(self) -> Recipe:
+        """How to train with every searched regularizer switched on: what a trial may need.
+
+        It is not checked, since no trial has all of them: some belong to one kind of model alone.
+        """
+        recipe: Recipe = self
+        for path, off in {**off_values(), "training.gradient_clip_norm": 0.0}.items():
+            if path in self.search:
+                edges = reversed(self.search[path].edges())
+                recipe = _changed(recipe, path.split("."), next(v for v in edges if v != off))
+        return recipe
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong between settings that are right one by one."""
@@ -131,6 +134,15 @@ class RunConfig(Recipe):
     def values(self) -> dict[str, Scalar | None]:
         """Every scalar setting by its dotted path, defaults included; the search left out."""
         return _flatten({k: v for k, v in self.resolved().items() if k != "search"})
+
+
+def _changed(settings: T, path: list[str], value: Scalar) -> T:
+    """A copy with another value at a path, unchecked; the same where there is no such path."""
+    name, *rest = path
+    if name not in type(settings).model_fields:
+        return settings
+    below = _changed(getattr(settings, name), rest, value) if rest else value
+    return settings.model_copy(update={name: below})
 
 
 def off_values() -> dict[str, Scalar]:

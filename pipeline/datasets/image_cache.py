@@ -56,12 +56,15 @@ def cached_images(
         UserError: an image cannot be decoded, or the cache cannot be written.
     """
     name = cache_name(key)
-    images = load_array(cache, name)
-    if images is not None:
-        return images
+    for path in cache.glob(f"{name}-*.npy"):
+        images = load_array(path)
+        if images is not None:
+            return images
+        path.unlink(missing_ok=True)
     shape = (len(files), num_channels(), size, size)
     with kept_array(cache, shape):
-        return write_array(cache, name, shape, _decode_all(files, shape[1], size, progress))
+        path = write_array(cache, name, shape, _decode_all(files, shape[1], size, progress))
+        return np.load(path, mmap_mode="c")  # type: ignore[no-any-return]
 
 
 def cache_name(key: object) -> str:
@@ -83,19 +86,9 @@ def kept_array(cache: Path, shape: tuple[int, ...]) -> Iterator[None]:
         ) from error
 
 
-def load_array(cache: Path, name: str) -> Images | None:
-    """The array of that name, mapped, copy-on-write; None if there is none. A damaged file is
-    removed."""
-    for path in cache.glob(f"{name}-*.npy"):
-        images = _load(path)
-        if images is not None:
-            return images
-        path.unlink(missing_ok=True)
-    return None
-
-
-def _load(path: Path) -> Images | None:
-    """The cached array, unless the file is damaged."""
+def load_array(path: Path) -> Images | None:
+    """The array that was written to a file, mapped, copy-on-write; None if it is not, or not any
+    more, what its name says."""
     try:
         images: Images = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError):
@@ -104,8 +97,8 @@ def _load(path: Path) -> Images | None:
     return images if intact else None
 
 
-def write_array(cache: Path, name: str, shape: tuple[int, ...], chunks: Iterable[Images]) -> Images:
-    """Appends the chunks to a file that gets its name when it is complete; the mapped array."""
+def write_array(cache: Path, name: str, shape: tuple[int, ...], chunks: Iterable[Images]) -> Path:
+    """Appends the chunks to a file that gets its name, with its digest, when it is complete."""
     cache.mkdir(parents=True, exist_ok=True)
     sha256 = hashlib.sha256()
     with TemporaryDirectory(dir=cache, prefix=".decode-") as folder:
@@ -116,8 +109,7 @@ def write_array(cache: Path, name: str, shape: tuple[int, ...], chunks: Iterable
             for chunk in chunks:
                 sha256.update(chunk.data)
                 file.write(chunk.data)
-        path = part.replace(cache / f"{name}-{sha256.hexdigest()[:16]}.npy")
-    return np.load(path, mmap_mode="c")  # type: ignore[no-any-return]
+        return part.replace(cache / f"{name}-{sha256.hexdigest()[:16]}.npy")
 
 
 def _decode_all(

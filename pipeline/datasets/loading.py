@@ -37,8 +37,10 @@ def load_splits(settings: DataSettings, seed: int, progress: Progress | None = N
     if kept is not None:
         return kept
     splits = _draw(settings, seed, progress or _silent)
-    key = _key(settings, seed)  # again, as the files may have been downloaded only now
-    return splits if key is None else keep(folder, key, splits)
+    drawn_from = _key(settings, seed)  # again, as the files may have been downloaded only now
+    if drawn_from is None or key not in (None, drawn_from):  # or changed while they were read
+        return splits
+    return keep(folder, drawn_from, splits)
 
 
 def _key(settings: DataSettings, seed: int) -> object:

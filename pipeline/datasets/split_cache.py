@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -23,10 +22,10 @@ def load_kept(folder: Path, key: object) -> Splits | None:
     try:
         with (folder / f"{name}.npz").open("rb") as raw, np.load(raw) as file:
             known = dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        images = load_array(folder / str(known["images"]))
+    except Exception:  # noqa: BLE001 - a damaged archive can fail in any way, and is made anew
         return None
-    images = load_array(folder, name)
-    if images is None or len(images) != len(known["labels"]):
+    if images is None:
         return None
     cuts = np.cumsum(known["sizes"])[:-1]
     train, validation, selection = map(
@@ -54,10 +53,12 @@ def keep(folder: Path, key: object, splits: Splits) -> Splits:
     sets = (splits.train, splits.validation, splits.selection)
     shape = (sum(map(len, sets)), *splits.image_shape)
     with kept_array(folder, shape):
-        images = write_array(folder, name, shape, (part.images for part in sets))
-        with NamedTemporaryFile(dir=folder, prefix=".splits-", delete=False) as file:
+        path = write_array(folder, name, shape, (part.images for part in sets))
+        with TemporaryDirectory(dir=folder, prefix=".splits-") as temporary:
+            rest = Path(temporary, "rest.npz")
             np.savez(
-                file,
+                rest,
+                images=np.array(path.name),  # whose name has its digest
                 labels=np.concatenate([part.labels for part in sets]),
                 sizes=np.array([len(part) for part in sets]),
                 class_names=np.array(splits.class_names),
@@ -66,7 +67,8 @@ def keep(folder: Path, key: object, splits: Splits) -> Splits:
                 channel_mean=splits.channel_mean,
                 channel_std=splits.channel_std,
             )
-        Path(file.name).replace(folder / f"{name}.npz")
+            rest.replace(folder / f"{name}.npz")
+    images = np.load(path, mmap_mode="c")
     cuts = np.cumsum([len(part) for part in sets])[:-1]
     train, validation, selection = np.split(images, cuts)
     return replace(

@@ -139,18 +139,15 @@ class Store(RDBStorage):
         trials, attrs = models.TrialModel, models.TrialUserAttributeModel
         values, beats = models.TrialIntermediateValueModel, models.TrialHeartbeatModel
         stored, kind = values.intermediate_value_to_stored_repr(value)
-        held = (
-            sql.select(trials.state, attrs.value_json)
-            .join(attrs, attrs.trial_id == trials.trial_id)
-            .where(trials.trial_id == trial_id, attrs.key == OWNER)
-            .with_for_update(of=trials)
-        )
+        locked = sql.select(trials.state).where(trials.trial_id == trial_id).with_for_update()
+        holder = sql.select(attrs.value_json).where(attrs.trial_id == trial_id, attrs.key == OWNER)
         at = {"trial_id": trial_id, "step": epoch}
         reported = {"intermediate_value": stored, "intermediate_value_type": kind}
         with self._transaction() as session:
-            row = session.execute(held).one_or_none()
-            is_held = row is not None and row.state == TrialState.RUNNING
-            if row is None or not is_held or json.loads(row.value_json) != owner:
+            state = session.execute(locked).scalar_one_or_none()
+            # A second statement, since one that waited for the lock would see the old owner.
+            kept = session.execute(holder).scalar_one_or_none()
+            if state != TrialState.RUNNING or kept is None or json.loads(kept) != owner:
                 raise ClaimLostError(f"the trial with the id {trial_id} is no longer this owner's")
             _write_row(session, values, at, reported)
             _write_row(session, beats, {"trial_id": trial_id}, {"heartbeat": sql.func.now()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from copy import deepcopy
@@ -25,7 +26,7 @@ Note = Callable[[str], None]
 WARM_UPS = 3
 """Updates before a capture: libraries allocate and choose in the first ones."""
 MAX_STEPS = 4
-MAX_GRAPHS = 64
+MAX_GRAPHS = 1_000
 
 
 def resolve_engine(
@@ -45,7 +46,7 @@ class Steps:
 
     Args:
         data: the images, on the device.
-        engine: how steps are run; what can't be had falls back to "eager", with one note.
+        engine: how steps are run; what can't be had falls back to the next best, with one note.
         note: takes a line for the people who watch.
 
     Attributes:
@@ -73,12 +74,24 @@ class Steps:
         if key not in self._steps:
             while len(self._steps) >= MAX_STEPS:
                 self._steps.popitem(last=False)
-            self._steps[key] = self._build(model, recipe, structure, dtype)
+            try:
+                built = self._build(model, recipe, structure, dtype)
+            except torch.OutOfMemoryError:  # the others' graphs keep their memory
+                self.let_go()
+                built = self._build(model, recipe, structure, dtype)
+            self._steps[key] = built
             self.num_built += 1
         self._steps.move_to_end(key)
         step, run = self._steps[key]
         step.model.load_state_dict(model.state_dict())
         return step, run
+
+    def let_go(self) -> None:
+        """Drop all steps, with the memory that they keep on the device."""
+        self._steps.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _build(
         self, model: nn.Module, recipe: Recipe, structure: Structure, dtype: torch.dtype
@@ -91,6 +104,8 @@ class Steps:
         while self.engine != "eager":
             try:
                 return build(self.engine)
+            except torch.OutOfMemoryError:
+                raise  # it says nothing about the engine
             except RuntimeError as error:  # torch's, of the compiler or the CUDA graph
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 next_best = self._next_best()
@@ -117,7 +132,7 @@ def run_by(step: TrainStep, engine: Engine) -> Run:
     if engine == "eager":
         return step
     if engine == "compiled":
-        torch._dynamo.config.recompile_limit = MAX_GRAPHS  # past it, torch would fall back silently
+        torch._dynamo.config.recompile_limit = MAX_GRAPHS  # beyond it, a trial would fail
         step.compile()
     if step.device.type == "cuda":
         return capture(step)
@@ -136,8 +151,8 @@ def capture(step: TrainStep) -> Run:
     Raises:
         RuntimeError: the step does something that can't be captured, such as wait for the device.
     """
-    graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(step.device):
+        graph = torch.cuda.CUDAGraph()
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -145,8 +160,14 @@ def capture(step: TrainStep) -> Run:
                 _rehearse(step)
         torch.cuda.current_stream().wait_stream(aside)
         step.rewind()
-        with torch.cuda.graph(graph):
-            step()
+        try:
+            with torch.cuda.graph(graph):
+                step()
+        except RuntimeError:
+            # torch 2.10 leaves the generator in a capture that has failed: give it a new state.
+            stream = torch.cuda.default_generators[torch.cuda.current_device()]
+            stream.graphsafe_set_state(torch.Generator(step.device).graphsafe_get_state())
+            raise
     return graph.replay
 
 

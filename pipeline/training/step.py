@@ -103,8 +103,9 @@ class TrainStep:
             None if self.mixing is None else self.mixing.draw(shape, self.mixing_stream)
         )
 
-        self._forward: Callable[[], tuple[Tensor, Tensor]] = self.forward
-        self._update: Callable[[tuple[Tensor, ...], Tensor, Tensor], None] = self.update
+        # Set by `compile` alone: bound methods of its own would keep a step alive.
+        self._forward: Callable[[], tuple[Tensor, Tensor]] | None = None
+        self._update: Callable[[tuple[Tensor, ...], Tensor, Tensor], None] | None = None
         set_rates(self.model, recipe.regularization, structure.masks)
 
     def begin(self, recipe: Recipe, seeds: TrialSeeds) -> None:
@@ -153,9 +154,9 @@ class TrainStep:
 
     def __call__(self) -> None:
         """Update the weights on the epoch's next batch."""
-        data_loss, accuracy = self._forward()
+        data_loss, accuracy = (self._forward or self.forward)()
         gradients = torch.autograd.grad(data_loss, self.flat.parameters, materialize_grads=True)
-        self._update(gradients, data_loss.detach(), accuracy)
+        (self._update or self.update)(gradients, data_loss.detach(), accuracy)
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Have torch.compile build one graph for all before the backward pass, and one for all

@@ -13,13 +13,13 @@ class Stopwatch:
     `seconds` may be asked only after something else has."""
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device, self._on_gpu = device, device.type == "cuda"
         if self._on_gpu:
             self._first, self._last = (_event(), _event())
 
     def __enter__(self) -> Stopwatch:
         if self._on_gpu:
-            self._first.record()
+            self._first.record(torch.cuda.current_stream(self._device))
         self._began = self._ended = time.perf_counter()
         return self
 
@@ -30,7 +30,7 @@ class Stopwatch:
         trace: TracebackType | None,
     ) -> None:
         if self._on_gpu:
-            self._last.record()
+            self._last.record(torch.cuda.current_stream(self._device))
         self._ended = time.perf_counter()
 
     @property

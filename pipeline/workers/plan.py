@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from pipeline.study.ledger import Ledger
 from pipeline.training.data import DeviceData
 from pipeline.training.engine import Engine, Steps
 from pipeline.training.loop import Trainer
+from pipeline.training.precision import resolve_precision
 from pipeline.training.structure import Structure
 
 MAX_AUTO_WORKERS = 8
@@ -28,7 +30,7 @@ class Plan:
     """Who trains how.
 
     Attributes:
-        config: the study's settings, with the precision in which trials are trained.
+        config: the study's settings, with the precision and the engine by which trials are trained.
         devices: a device for each worker.
         threads: torch's threads in each worker; 0 leaves torch's choice.
     """
@@ -76,11 +78,13 @@ def make_plan(
     device = torch.device(devices[0])
     make = partial(_trainer, splits, device)
     if device.type == "cuda":
-        num_images = len(splits.train)
+        dtype = resolve_precision(config.training.precision, device)
+        images_each = len(splits.train) / len(devices)
         measured = ledger.fixed(
-            "calibration",
-            lambda: calibrate_gpu(partial(make, config), config, num_images).to_dict(),
+            "gpu_calibration",  # of its own: a study may go on elsewhere
+            lambda: calibrate_gpu(partial(make, config), config, images_each, dtype).to_dict(),
         )
+        gc.collect()
         torch.cuda.empty_cache()
         count = len(devices) if num_workers is None else num_workers
         chosen = tuple(devices[i % len(devices)] for i in range(count))

@@ -36,7 +36,7 @@ class Job:
     Attributes:
         name: names the worker, in MLflow and on the screen.
         config: the study's settings.
-        trained: the same, with the precision in which trials are trained.
+        trained: the same, with the precision and the engine by which trials are trained.
         storage: the store's URL.
         device: a device's name, such as `cuda:1`.
         threads: torch's threads; 0 leaves torch's own choice.
