@@ -279,9 +279,9 @@ def test_a_step_that_does_not_fit_beside_others_takes_their_place_and_keeps_the_
 def test_a_step_that_was_let_go_is_gone() -> None:
     steps = Steps(learnable_data())
     fit(training(drawn(0), steps))
-    [(step, _)] = steps._steps.values()
+    [(step, run)] = steps._steps.values()
     watched = weakref.ref(step)
-    del step
+    del step, run
     steps._steps.clear()  # no collector is needed
     assert watched() is None
 
