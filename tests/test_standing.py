@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import optuna
@@ -34,6 +35,6 @@ def test_pruning_has_saved_the_epochs_that_pruned_trials_did_not_run(tmp_path: P
     now = standing(ledger)
     assert (now.saved_epochs, now.allowed_epochs) == (7 + 3, 10 + 10 + 10 + 5)
     assert study_metrics(now)["pruning/epochs_saved"] == 10 / 35
-    console = Console(width=80, record=True, quiet=True)
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(summary(Outcome(ledger.config, now)))
     assert "pruning saved 29% of their epochs" in console.export_text()
