@@ -151,6 +151,8 @@ class Ledger:
         """The trials that failed since one was finished, without those that are `forgiven`."""
         ended = [t for t in self.trials(*FINISHED, TrialState.FAIL) if t.number not in forgiven]
         failures: list[FrozenTrial] = []
+        if not any(trial.state == TrialState.FAIL for trial in ended):
+            return failures  # the usual case, which thousands of trials need not be sorted for
         for trial in sorted(ended, key=lambda t: str(t.datetime_complete)):
             failures = [*failures, trial] if trial.state == TrialState.FAIL else []
         return failures
