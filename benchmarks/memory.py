@@ -93,9 +93,11 @@ def _gains(width: int, turns: int) -> list[float]:
     for _ in range(turns):
         seconds = {}
         for kept, end in ends.items():
-            end.send(None)
+            end.send(True)
             seconds[kept] = end.recv()
         ratios.append(seconds[False] / seconds[True])
+    for end in ends.values():
+        end.send(False)
     return ratios
 
 
@@ -123,8 +125,7 @@ def _step(width: int, kept: bool, end: Any) -> None:
     trainer.begin_epoch()
     trainer.run_step()
     end.send(None)
-    while True:
-        end.recv()
+    while end.recv():
         trainer.step.rewind()
         started = time.perf_counter()
         for _ in range(UPDATES[width]):
