@@ -13,6 +13,9 @@ Data = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="An image folder (train/<class>/*); random if not given."),
 ]
+Images = Annotated[
+    Path, typer.Option(metavar="FOLDER", help="An image folder (train/<class>/*): CIFAR-10's, say.")
+]
 Out = Annotated[Path | None, typer.Option(metavar="STEM", help="Also write STEM.json and STEM.md.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer images and rounds, under a minute.")]
 
@@ -27,9 +30,7 @@ def step(quick: Quick = False, data: Data = None, out: Out = None) -> None:
 
 @app.command()
 def parity(
-    data: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="train/<class>/* and test/<class>/*")
-    ],
+    data: Images,
     quick: Quick = False,
     out: Out = None,
 ) -> None:
@@ -41,9 +42,7 @@ def parity(
 
 @app.command()
 def study(
-    data: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="train/<class>/*, such as CIFAR-10's")
-    ],
+    data: Images,
     quick: Quick = False,
     rounds: Annotated[int, typer.Option(metavar="N", help="Turns of each contender.")] = 1,
     out: Out = None,
@@ -64,9 +63,7 @@ def overhead(quick: Quick = False, out: Out = None) -> None:
 
 @app.command()
 def memory(
-    data: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="train/<class>/*, such as CIFAR-10's")
-    ],
+    data: Images,
     quick: Quick = False,
     out: Out = None,
 ) -> None:
@@ -78,9 +75,7 @@ def memory(
 
 @app.command()
 def gpu(
-    data: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="train/<class>/*, such as CIFAR-10's")
-    ],
+    data: Images,
     quick: Quick = False,
     device: Annotated[str, typer.Option(help="cuda, or cpu to try the benchmark itself.")] = "cuda",
     out: Out = None,

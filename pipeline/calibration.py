@@ -163,30 +163,34 @@ def fastest(images_per_sec: dict[int, float]) -> int:
 
 def _images_per_sec(trainer: Trainer, threads: int) -> float:
     torch.set_num_threads(threads)
-    trainer.model.train()
-    trainer.epoch = 1
-    trainer.begin_epoch()
+    _lay_out(trainer)
     started, num_updates = time.perf_counter(), 0
     while (seconds := time.perf_counter() - started) < ROUND_SEC:
-        if num_updates % trainer.steps_per_epoch == 0:
-            trainer.step.rewind()
-        trainer.run_step()
+        _update(trainer, num_updates)
         num_updates += 1
     return num_updates * trainer.batch_size / seconds
 
 
 def _gpu_images_per_sec(trainer: Trainer) -> float:
-    trainer.model.train()
-    trainer.epoch = 1
-    trainer.begin_epoch()
-    for timed in (False, True):
+    _lay_out(trainer)
+    for _ in range(2):  # the first round warms up
         torch.cuda.synchronize(trainer.device)
         started = time.perf_counter()
         for index in range(GPU_UPDATES):
-            if index % trainer.steps_per_epoch == 0:
-                trainer.step.rewind()
-            trainer.run_step()
+            _update(trainer, index)
         torch.cuda.synchronize(trainer.device)
-        if timed:
-            break
-    return GPU_UPDATES * trainer.batch_size / (time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+    return GPU_UPDATES * trainer.batch_size / seconds
+
+
+def _lay_out(trainer: Trainer) -> None:
+    """An epoch, for updates that go round in it."""
+    trainer.model.train()
+    trainer.epoch = 1
+    trainer.begin_epoch()
+
+
+def _update(trainer: Trainer, index: int) -> None:
+    if index % trainer.steps_per_epoch == 0:
+        trainer.step.rewind()
+    trainer.run_step()

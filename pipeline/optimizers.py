@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.update_rules import UpdateRule
 
 
-class OptimizerSettings(Settings):
+class OptimizerSettings(Settings, ABC):
     """What every kind has; `OptimizerUnion` is the type of the section."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -31,13 +32,13 @@ class OptimizerSettings(Settings):
     """Whether biases and the parameters of norms decay too."""
 
     @property
+    @abstractmethod
     def structure(self) -> str:
         """Names the code of the update: settings of the same structure can share a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, values: Tensor, num_decayed: int, *, in_kernel: bool) -> UpdateRule:
         """The update rule for a vector of parameters; `UpdateRule` has the arguments."""
-        raise NotImplementedError
 
     def numbers(self) -> dict[str, float]:
         """The hyperparameters that the update reads, for `UpdateRule.reset`."""

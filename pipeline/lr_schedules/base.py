@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any
 
 import numpy as np
@@ -43,15 +44,15 @@ class Schedule:
         """Go on from a saved state."""
 
 
-class LrScheduleSettings(Settings):
+class LrScheduleSettings(Settings, ABC):
     """One kind of schedule. Subclasses give its multipliers; the warm-up is laid over them."""
 
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Linear rise from near 0 that multiplies the schedule's start, without shifting it."""
 
+    @abstractmethod
     def multipliers(self, total_steps: int, steps_per_epoch: int) -> Multipliers:
         """(total_steps,) multipliers without the warm-up."""
-        raise NotImplementedError
 
     def build(self, num_epochs: int, steps_per_epoch: int) -> Schedule:
         """The schedule over `num_epochs` times `steps_per_epoch` updates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.settings import Settings
@@ -15,7 +16,7 @@ ImageShape = tuple[int, int, int]
 Norm = Literal["batch", "group", "layer", "none"]
 
 
-class ModelSettings(Settings):
+class ModelSettings(Settings, ABC):
     """One architecture: its sizes, and how it is built.
 
     Attributes:
@@ -25,6 +26,6 @@ class ModelSettings(Settings):
 
     regularizers: ClassVar[frozenset[str]]
 
+    @abstractmethod
     def build(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
         """The net, (N, *image_shape) float to (N, num_classes) logits, with all rates at 0."""
-        raise NotImplementedError

@@ -30,8 +30,8 @@ from pipeline.training.stopwatch import Stopwatch
 from pipeline.training.structure import Structure
 
 EVAL_BATCH = {"cpu": 250, "cuda": 2_000}
-"""Images of 32x32 that are scored at once; fewer where they are larger. A CPU is faster by a third
-while its activations fit into the cache."""
+"""Images of 32x32 that are scored at once; fewer where they are larger. A CPU is faster while its
+activations fit into the cache."""
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with each epoch (from 1) and its metrics. What it raises ends the training, whose

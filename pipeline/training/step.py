@@ -102,7 +102,6 @@ class TrainStep:
         self._mixing_draws = (
             None if self.mixing is None else self.mixing.draw(shape, self.mixing_stream)
         )
-
         # Set by `compile` alone: bound methods of its own would keep a step alive.
         self._forward: Callable[[], tuple[Tensor, Tensor]] | None = None
         self._update: Callable[[tuple[Tensor, ...], Tensor, Tensor], None] | None = None
