@@ -49,6 +49,18 @@ class EpochEnded:
 
 
 @dataclass(frozen=True)
+class TrialScored:
+    """What is known of a trial as a whole: figures at its best epoch, and tags to filter by."""
+
+    trial: int
+    attempt: int
+    epoch: int
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    time_ms: int
+
+
+@dataclass(frozen=True)
 class TrialEnded:
     """A trial has its verdict; `value` is the study's metric, where it has one."""
 
@@ -105,6 +117,7 @@ class StudyEnded:
 Event = (
     TrialStarted
     | EpochEnded
+    | TrialScored
     | TrialEnded
     | TrialRequeued
     | Note
@@ -116,6 +129,7 @@ Event = (
 KINDS: dict[str, type[Event]] = {
     "trial_started": TrialStarted,
     "epoch_ended": EpochEnded,
+    "trial_scored": TrialScored,
     "trial_ended": TrialEnded,
     "trial_requeued": TrialRequeued,
     "note": Note,

@@ -6,7 +6,7 @@ import errno
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from pipeline.models import build_model
 from pipeline.seeding import TrialSeeds
 from pipeline.state_file import DamagedFileError
 from pipeline.study.claim import Claim
-from pipeline.study.ledger import Ledger
+from pipeline.study.ledger import SCORED, Ledger
 from pipeline.study.patience import StoreAwayError
 from pipeline.study.store import ClaimLostError
 from pipeline.training.data import DeviceData
@@ -43,7 +43,7 @@ from pipeline.weights import WeightStore
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a trial ended; `value` is the metric of its best epoch.
+    """How a trial ended; `value` and `metrics` are those of its best `epoch` (its last, if pruned).
 
     LOST: another worker has it by now, and this one's result was dropped.
     """
@@ -51,10 +51,16 @@ class Verdict:
     state: Literal["COMPLETE", "PRUNED", "FAIL", "LOST"]
     value: float | None = None
     reason: str = ""
+    epoch: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Pruned(Exception):  # noqa: N818 - not an error
-    """The pruner has stopped the trial."""
+    """The pruner has stopped the trial; `metrics` are those of its last epoch."""
+
+    def __init__(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        super().__init__(f"pruned after epoch {epoch}")
+        self.epoch, self.metrics = epoch, metrics
 
 
 class TrialRunner:
@@ -108,7 +114,7 @@ class TrialRunner:
         try:
             return self._fit(claim)
         except Pruned as pruned:
-            return Verdict("PRUNED", reason=str(pruned))
+            return Verdict("PRUNED", None, str(pruned), pruned.epoch, pruned.metrics)
         except (ClaimLostError, StoreAwayError):
             raise  # neither is the trial's fault: it waits for another attempt
         except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a state
@@ -126,7 +132,7 @@ class TrialRunner:
             nonlocal saved_at
             self.journal.put(EpochEnded(claim.number, claim.attempt, epoch, metrics, now_ms()))
             if self.ledger.report(claim, epoch, metrics[config.study.metric]):
-                raise Pruned(f"pruned after epoch {epoch}")
+                raise Pruned(epoch, metrics)
             if time.monotonic() - saved_at >= self.config.study.checkpoint_sec:
                 self.checkpoints.save(claim.number, trainer.state_dict())
                 saved_at = time.monotonic()
@@ -135,7 +141,7 @@ class TrialRunner:
         value = result.metrics[config.study.metric]
         if claim.baseline is not None or self.ledger.would_be_kept(value):
             self.weights.save(claim.number, trainer.model)  # before the store calls it complete
-        return Verdict("COMPLETE", value, _ending(result))
+        return Verdict("COMPLETE", value, _ending(result), result.best_epoch, result.metrics)
 
     def _trainer(self, claim: Claim, config: RunConfig, state: dict[str, Any] | None) -> Trainer:
         """The trial's training, from its start or from a saved state."""
@@ -165,12 +171,13 @@ class TrialRunner:
     def _settle(self, claim: Claim, verdict: Verdict) -> None:
         """The store first, since it decides; then the journal, and the files that are no longer
         needed."""
+        attrs = {SCORED: {"epoch": verdict.epoch, **verdict.metrics}}
         if verdict.state == "COMPLETE" and verdict.value is not None:
-            self.ledger.complete(claim, verdict.value)
+            self.ledger.complete(claim, verdict.value, attrs)
             needed = cache(self.ledger.needs_weights)  # asked once, after the files were listed
             self.weights.keep_only(lambda number: needed()(number))
         elif verdict.state == "PRUNED":
-            self.ledger.prune(claim)
+            self.ledger.prune(claim, attrs)
         else:
             self.ledger.fail(claim, verdict.reason)
         self.journal.try_put(_ended(claim, verdict))

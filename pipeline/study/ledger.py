@@ -6,7 +6,7 @@ Optuna's store is the authority; nothing is counted anywhere else.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -23,10 +23,13 @@ from pipeline.study.owner import has_died, new_owner
 from pipeline.study.pruners import build_pruner
 from pipeline.study.samplers import QmcSettings, build_sampler
 from pipeline.study.spec import extension, require_same_data, require_same_spec, spec
-from pipeline.study.store import ATTEMPT, FINISHED, ClaimLostError, Store, Swept
+from pipeline.study.store import ATTEMPT, FINISHED, REASON, ClaimLostError, Store, Swept
 from pipeline.training.metrics import direction, is_better
 
 BASELINE, OVERRIDES = "regsearch.baseline", "regsearch.overrides"
+SCORED = "regsearch.scored"
+"""All metrics of a trial's best epoch (of the last one, where it was pruned), by name."""
+_NOTHING: Mapping[str, Any] = {}
 
 NUM_KEPT = 5
 """So many of the best complete trials keep their weights, and the baselines theirs."""
@@ -213,16 +216,18 @@ class Ledger:
         # Not `trial.should_prune()`: Optuna's handle knows only what was reported through it.
         return self.study.pruner.prune(self.study, self.store.get_trial(claim.trial._trial_id))
 
-    def complete(self, claim: Claim, value: float) -> None:
-        self._finish(claim, TrialState.COMPLETE, value)
+    def complete(self, claim: Claim, value: float, attrs: Mapping[str, Any] = _NOTHING) -> None:
+        """Settle a trial that ran to its end; `attrs` are kept with it (see `SCORED`)."""
+        self._finish(claim, TrialState.COMPLETE, value, attrs)
 
-    def prune(self, claim: Claim) -> None:
+    def prune(self, claim: Claim, attrs: Mapping[str, Any] = _NOTHING) -> None:
         """As in Optuna, a pruned trial's value is the last that it reported."""
         reported = self.store.get_trial(claim.trial._trial_id).intermediate_values
-        self._finish(claim, TrialState.PRUNED, reported[max(reported)] if reported else None)
+        value = reported[max(reported)] if reported else None
+        self._finish(claim, TrialState.PRUNED, value, attrs)
 
     def fail(self, claim: Claim, reason: str) -> None:
-        self._finish(claim, TrialState.FAIL, reason=reason)
+        self._finish(claim, TrialState.FAIL, attrs={REASON: reason})
 
     def give_back(self, claim: Claim, reason: str) -> None:
         """Let the trial wait for another attempt."""
@@ -230,9 +235,13 @@ class Ledger:
         self.held = None
 
     def _finish(
-        self, claim: Claim, state: TrialState, value: float | None = None, reason: str = ""
+        self,
+        claim: Claim,
+        state: TrialState,
+        value: float | None = None,
+        attrs: Mapping[str, Any] = _NOTHING,
     ) -> None:
-        self.store.finish(claim.trial._trial_id, claim.owner, state, value, reason)
+        self.store.finish(claim.trial._trial_id, claim.owner, state, value, attrs)
         self.held = None
 
     def best(self) -> FrozenTrial | None:

@@ -12,7 +12,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -188,9 +188,12 @@ class Store(RDBStorage):
         owner: str,
         state: TrialState,
         value: float | None = None,
-        reason: str = "",
+        attrs: Mapping[str, Any] | None = None,
     ) -> None:
         """Settle a trial as COMPLETE, PRUNED or FAIL; once more changes nothing.
+
+        Args:
+            attrs: user attributes that come with the verdict, JSON.
 
         Raises:
             ClaimLostError: the trial is no longer its own, so its result is to be dropped.
@@ -200,8 +203,7 @@ class Store(RDBStorage):
                 return  # the reply to an earlier try was lost
             if value is not None:
                 self._set_trial_value_without_commit(session, trial, 0, value)
-            if reason:
-                self._set_attrs(session, trial, {REASON: reason})
+            self._set_attrs(session, trial, dict(attrs or {}))
             trial.state, trial.datetime_complete = state, datetime.now()
 
     @persistent

@@ -18,6 +18,7 @@ from pipeline.events import (
     StudyStarted,
     TrialEnded,
     TrialRequeued,
+    TrialScored,
     TrialStarted,
     TrialState,
 )
@@ -141,6 +142,9 @@ def _update(event: Event) -> RunUpdate | None:
             return _started(event)
         case EpochEnded():
             return _measured(event.trial, event.epoch, event, event.attempt)
+        case TrialScored():
+            scored = _measured(event.trial, event.epoch, event, event.attempt)
+            return replace(scored, tags={**scored.tags, **event.tags})
         case TrialEnded():
             return _settled(event, event.state, STATUS_OF[event.state])
         case TrialRequeued():
@@ -187,7 +191,7 @@ def _settled(event: TrialEnded | TrialRequeued, state: str, status: RunStatus) -
 
 
 def _measured(
-    trial: int | None, step: int, event: EpochEnded | StudyProgress, attempt: int = 0
+    trial: int | None, step: int, event: EpochEnded | TrialScored | StudyProgress, attempt: int = 0
 ) -> RunUpdate:
     """Points, and tags for what MLflow would store as 1.797e308, which sorts first."""
     finite = {name: value for name, value in event.metrics.items() if math.isfinite(value)}
