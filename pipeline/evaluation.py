@@ -212,5 +212,5 @@ def _log(
 
 
 def _metrics(scores: Scores) -> Mapping[str, float]:
-    names = ("accuracy", "accuracy_low", "accuracy_high", "loss")
+    names = ("accuracy", "accuracy_low", "accuracy_high", "loss", "ece", "brier")
     return {f"test/{name}": getattr(scores, name) for name in names}

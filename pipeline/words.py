@@ -35,8 +35,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share, which is read in per cent: all but errors of probabilities."""
+    return metric.rpartition("/")[2] not in ("loss", "ece", "brier")
+
+
 def show_metric(metric: str, value: float | None) -> str:
-    """A loss with four decimals, any other metric in per cent."""
+    """A loss, `ece` or `brier` with four decimals, any other metric in per cent."""
     if value is None:
         return "-"
-    return f"{value:.4f}" if metric.endswith("loss") else f"{value:.2%}"
+    return f"{value:.2%}" if is_share(metric) else f"{value:.4f}"

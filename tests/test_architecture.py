@@ -17,7 +17,7 @@ LAYERS = [
     {"words", "events", "state_file", "update_rules"},
     {"datasets", "lr_schedules", "augmentation", "regularizers", "optimizers"},
     {"models", "journal", "state_store"},
-    {"training", "presence", "checkpoints", "weights"},
+    {"training", "presence", "checkpoints", "weights", "diagnosis"},
     {"study/samplers", "study/pruners", "study/patience"},
     {"study/store"},
     {"study"},

@@ -19,6 +19,7 @@ from pipeline.models.resnet import ResnetSettings
 from pipeline.seeding import TrialSeeds
 from pipeline.training.engine import MAX_STEPS, Steps, resolve_engine
 from pipeline.training.loop import Trainer
+from pipeline.training.metrics import classification_scores
 from pipeline.training.recipe import Recipe
 from pipeline.training.structure import Structure
 from tests.resuming import learnable_data
@@ -164,6 +165,12 @@ def test_a_step_waits_for_nothing_on_the_host(kind: str) -> None:
     step.rule.in_kernel = False  # on the CPU alone
     with NoHostWaits():
         step()
+
+
+def test_scores_wait_for_nothing_on_the_host() -> None:
+    logits, labels = torch.eye(4), torch.arange(4)
+    with NoHostWaits():
+        classification_scores(logits, labels)
 
 
 class Tape(TorchDispatchMode):

@@ -80,6 +80,10 @@ def test_the_scores_are_those_of_the_test_split_and_are_logged(shop: Shop) -> No
     assert (scores.accuracy_low, scores.accuracy_high) == wilson_interval(threes, total)
     loss = (threes * np.log(2) + (total - threes) * np.log(18)) / total
     assert scores.loss == pytest.approx(loss, rel=1e-6)
+    # sure by a half on every image; nine other classes have 1/18 each
+    assert scores.ece == pytest.approx(0.5 - threes / total)
+    hit, miss = 1 / 4 + 9 / 18**2, 1 / 4 + 8 / 18**2 + (17 / 18) ** 2
+    assert scores.brier == pytest.approx((threes * hit + (total - threes) * miss) / total)
     assert scores.class_accuracy == {digit: float(digit == "3") for digit in "0123456789"}
     assert [row[3] for row in scores.confusion] == np.bincount(labels, minlength=10).tolist()
     assert evaluation.same_data
@@ -95,6 +99,8 @@ def test_the_scores_are_those_of_the_test_split_and_are_logged(shop: Shop) -> No
     assert run.data.tags["regsearch.kind"] == "evaluation"
     assert run.data.tags["mlflow.parentRunId"] == shop.run_id
     assert run.data.metrics["test/loss"] == pytest.approx(scores.loss)
+    assert run.data.metrics["test/ece"] == pytest.approx(scores.ece)
+    assert run.data.metrics["test/brier"] == pytest.approx(scores.brier)
     [dataset_input] = run.inputs.dataset_inputs
     assert dataset_input.dataset.name == "digits/test"
     [model_input] = run.inputs.model_inputs

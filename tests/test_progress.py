@@ -136,4 +136,6 @@ def test_values_are_short_and_names_are_clear() -> None:
     assert describe({"a.b": 1, "lr_schedule.gamma": 0.5}) == "b 1, lr_schedule.gamma 0.5"
     assert show_metric("validation/accuracy", 0.98765) == "98.77%"
     assert show_metric("validation/loss", 0.98765) == "0.9877"
+    assert show_metric("validation/ece", 0.98765) == "0.9877"
+    assert show_metric("validation/brier", 0.98765) == "0.9877"
     assert show_metric("validation/loss", None) == "-"

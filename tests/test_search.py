@@ -37,6 +37,8 @@ CURVES = {
     "train/accuracy",
     "validation/loss",
     "validation/accuracy",
+    "validation/ece",
+    "validation/brier",
     "generalization_gap",
     "learning_rate",
     "gradient_norm",

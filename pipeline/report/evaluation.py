@@ -26,7 +26,8 @@ def evaluation_report(result: Evaluation) -> RenderableType:
             "accuracy ",
             (show_metric("accuracy", scores.accuracy), "bold green"),
             f" (95 % interval {scores.accuracy_low:.2%} to {scores.accuracy_high:.2%}), "
-            f"loss {scores.loss:.4f}",
+            f"loss {scores.loss:.4f}, calibration error {scores.ece:.4f}, "
+            f"Brier score {scores.brier:.4f}",
         ),
         Text(
             _readings(result.test_readings), style="dim" if result.test_readings == 1 else "yellow"

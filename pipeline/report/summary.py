@@ -21,7 +21,7 @@ from pipeline.study.baselines import baselines
 from pipeline.study.ledger import BASELINE, value_of
 from pipeline.tracking import Report
 from pipeline.training.metrics import direction
-from pipeline.words import duration, show_metric, spell
+from pipeline.words import duration, is_share, show_metric, spell
 
 
 def summary(outcome: Outcome) -> RenderableType:
@@ -118,10 +118,8 @@ def _gain(metric: str, champion: Finalist, baseline: Finalist) -> str:
     if paired is not None:
         return f"{100 * paired[0]:+.2f} ± {100 * paired[1]:.2f}"
     difference = value_of(champion.trial) - value_of(baseline.trial)
-    if metric.endswith("loss"):
-        return f"{-difference:+.4f}"
-    sign = 1 if direction(metric) == "maximize" else -1
-    return f"{100 * sign * difference:+.2f}"
+    gain = difference if direction(metric) == "maximize" else -difference
+    return f"{100 * gain:+.2f}" if is_share(metric) else f"{gain:+.4f}"
 
 
 def _explanations(metric: str, finalists: list[Finalist]) -> list[Text]:

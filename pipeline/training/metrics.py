@@ -15,15 +15,21 @@ Metric = Literal[
     "validation/loss",
     "validation/balanced_accuracy",
     "validation/macro_f1",
+    "validation/ece",
+    "validation/brier",
 ]
-"""What a study can optimize."""
+"""What a study can optimize. `ece` alone doesn't tell how often a net is right: a blind guess can
+be calibrated to perfection."""
+
+MINIMIZED = ("loss", "ece", "brier")
+"""Scores that are better the lower they are."""
 
 METRICS: tuple[str, ...] = get_args(Metric)
 
 
 def direction(metric: str) -> Literal["minimize", "maximize"]:
-    """The direction that a metric's name implies: a loss is minimized, all else maximized."""
-    return "minimize" if metric.endswith("loss") else "maximize"
+    """The direction that a metric's name implies: errors are minimized, all else maximized."""
+    return "minimize" if metric.rpartition("/")[2] in MINIMIZED else "maximize"
 
 
 def is_better(metric: str, value: float, than: float, min_delta: float = 0.0) -> bool:
@@ -32,7 +38,7 @@ def is_better(metric: str, value: float, than: float, min_delta: float = 0.0) ->
     return gain > min_delta
 
 
-SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1")
+SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "ece", "brier")
 """What `classification_scores` gives, in order."""
 
 
@@ -44,9 +50,9 @@ def classification_scores(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (N,) int64.
 
     Returns:
-        (4,) float64, in the order of `SCORES`: `loss` (mean cross-entropy in nats), `accuracy`, and
+        (6,) float64, in the order of `SCORES`: `loss` (mean cross-entropy in nats), `accuracy`;
         averaged over the classes that occur or are predicted, `balanced_accuracy` (recall) and
-        `macro_f1`.
+        `macro_f1`; `ece` and `brier` as `pipeline.statistics` defines them.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -68,8 +74,32 @@ def classification_scores(logits: Tensor, labels: Tensor) -> Tensor:
             hits.sum() / len(labels),
             (recall * present).sum() / num_present,
             (f1 * present).sum() / num_present,
+            *_calibration(logits, labels),
         ]
     )
+
+
+def _calibration(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Expected calibration error and Brier score, 0-d float64; arguments as above.
+
+    The same as `expected_calibration_error` and `brier_score` of `pipeline.statistics`.
+    """
+    import torch
+
+    from pipeline.statistics import ECE_BINS
+
+    probabilities = logits.float().softmax(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
+    confidence = confidence.double()
+    excess = (predicted == labels).double() - confidence
+    # After the clamp a probability that is no number has a bin too, and makes its sum none.
+    index = ((confidence * ECE_BINS).ceil().long() - 1).clamp(0, ECE_BINS - 1)
+    # A sum over members, not scatter_add_, whose order of addition on a GPU is left to chance.
+    members = index[:, None] == torch.arange(ECE_BINS, device=labels.device)
+    ece = (excess[:, None] * members).sum(dim=0).abs().sum() / len(labels)
+    minus_one = -torch.ones_like(probabilities[:, :1])
+    errors = probabilities.scatter_add(1, labels[:, None], minus_one)
+    return ece, errors.square().sum(dim=1).double().mean()
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
