@@ -89,14 +89,15 @@ def diagnose(
             these epochs; `None` where it is not known, and then nothing is called underfitting.
         settings: the trial's own, by dotted path, as `RunConfig.values` gives them.
     """
-    gap = train_accuracy - validation_accuracy
+    # Rounded, so that 1 - 0.95 is no more than 0.05.
+    gap = round(train_accuracy - validation_accuracy, 9)
     points = f"{100 * gap:.1f} points between training and validation accuracy"
     if gap > SLIGHT_GAP:
         word: Word = "overfitting" if gap > OVERFITTING_GAP else "slightly overfitting"
         return Diagnosis(word, f"{points}: {_raise(settings)}")
     if fits is None:
         return Diagnosis("healthy", f"{points}; no unregularized baseline tells what could be fit")
-    shortfall = fits - train_accuracy
+    shortfall = round(fits - train_accuracy, 9)
     if shortfall > UNDERFITTING_SHORTFALL:
         below = f"training accuracy is {100 * shortfall:.1f} points below the unregularized net's"
         return Diagnosis("underfitting", f"{below}: {_lower(settings)}")

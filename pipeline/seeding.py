@@ -1,9 +1,9 @@
 """Seeds: one number in the space file, and from it a separate stream for every use of chance.
 
 A trial's seeds depend on the study's seed and the trial's number alone: neither the worker that
-runs it nor the attempt changes them. Chosen points that are trained again name their streams instead
-(`finalists/2`): several of them share one, and none has the search's. The streams are apart, so
-that, say, another augmentation leaves the order of the data as it was.
+runs it nor the attempt changes them. Chosen points that are trained again name their streams
+instead (`finalists/2`): several of them share one, and none has the search's. The streams are
+apart, so that, say, another augmentation leaves the order of the data as it was.
 """
 
 from __future__ import annotations

@@ -63,8 +63,9 @@ def crossed_mean(values: npt.NDArray[np.float64], confidence: float = 0.95) -> t
     seem to add nothing, MS_residual / (S N) where the images don't either. Its degrees of freedom
     are Satterthwaite's (1946, https://doi.org/10.2307/3002019) of the mean squares that remain.
 
-    With few seeds the seeds' own variance is badly known: a 95 % interval from 3 seeds that differ
-    by more than the images let the mean vary has been seen to hold the mean in 92 % of simulations.
+    With few seeds the seeds' own variance is badly known: where seeds vary more than the images let
+    the mean vary, a 95 % interval held the mean in 87 to 92 % of simulations with 2 seeds, and in
+    92 to 95 % with 3. Where all values are equal its width is 0, which tells nothing about others.
 
     Args:
         values: (S, N), each seed's value on each image: 0 or 1 for right, a loss, or a difference

@@ -82,7 +82,7 @@ def test_augmentation_leaves_the_scores_of_the_same_weights_alone() -> None:
     plain, changed = scored(0.0), scored(1.0)
     assert plain["train/loss"] != changed["train/loss"]
     clean = [key for key in plain if key.startswith(("validation/", "train/clean", "general"))]
-    assert len(clean) == 6
+    assert len(clean) == 8
     assert {key: plain[key] for key in clean} == {key: changed[key] for key in clean}
 
 

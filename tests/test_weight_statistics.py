@@ -43,6 +43,12 @@ def test_a_layer_alone_shared_weights_and_a_net_without() -> None:
     assert weight_statistics(nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())) == {}
 
 
+def test_attention_counts_with_all_its_weights() -> None:
+    found = weight_statistics(nn.ModuleDict({"attention": nn.MultiheadAttention(2, 1)}))
+    sizes = {layer: row.num_weights for layer, row in found.items()}
+    assert sizes == {"attention.in_proj_weight": 12, "attention.out_proj": 4}
+
+
 def test_the_table_goes_through_json() -> None:
     table = as_table(weight_statistics(net()))
     assert json.loads(json.dumps(table)) == table

@@ -30,25 +30,28 @@ class LayerStatistics:
 
 @torch.no_grad()
 def weight_statistics(model: nn.Module) -> dict[str, LayerStatistics]:
-    """Statistics of each layer that has a `weight` of two dimensions or more, in the net's order.
+    """Statistics of each layer that has weights of two dimensions or more, in the net's order.
 
     Norms, whose weights have one, are left out; weights that layers share count once. Everything
     is computed on the model's device, in float64, and copied to the host at once.
 
     Returns:
-        By the layer's name within the model; `weight` where the model is that layer itself.
+        By the layer's name within the model, `weight` where the model is that layer itself; by the
+        parameter's where it isn't called `weight`, as attention's `in_proj_weight`.
     """
     weights = {
         name.removesuffix(".weight"): parameter
         for name, parameter in model.named_parameters()
-        if name.rpartition(".")[2] == "weight" and parameter.dim() >= 2
+        if name.endswith("weight") and parameter.dim() >= 2
     }
     if not weights:
         return {}
     table = torch.stack([_of(weight) for weight in weights.values()]).tolist()
     return {
-        name: LayerStatistics(*row, num_weights=weight.numel())
-        for (name, weight), row in zip(weights.items(), table, strict=True)
+        name: LayerStatistics(mean_abs, std, near_zero_share, weight.numel())
+        for (name, weight), (mean_abs, std, near_zero_share) in zip(
+            weights.items(), table, strict=True
+        )
     }
 
 
