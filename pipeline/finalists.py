@@ -1,179 +1,215 @@
-"""The champion and the baselines: scored on images that the search never saw, and registered.
+"""The finalists: the best trials and the baselines, trained again with fresh seeds, and compared on
+the selection images, which the search never saw.
 
-The search has chosen by its validation score, which flatters the winner; the selection split has
-played no part in that choice.
+A search chooses by its validation score, and so finds the luckiest trial as much as the best one.
+What it says of itself is here set against what fresh seeds say on fresh images, in pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from optuna.trial import FrozenTrial
-from torch import nn
 
-from pipeline.config import RunConfig
-from pipeline.datasets import Splits
-from pipeline.errors import redact
-from pipeline.exported_model import ModelInfo
-from pipeline.registry import Registered, register
-from pipeline.statistics import paired_difference, wilson_interval
+from pipeline.answers import Answers, Judged, higher_is_better, judged_by
+from pipeline.statistics import crossed_mean, paired_seeds
 from pipeline.study.baselines import BASELINES
-from pipeline.study.ledger import Ledger, overrides_of, value_of
-from pipeline.study.storage import file_lock
-from pipeline.tracking import Mirror
-from pipeline.training.data import DeviceData, to_device
-from pipeline.training.loop import predict
-from pipeline.training.precision import resolve_precision
-from pipeline.trial import build_seeded
-from pipeline.weights import WeightStore
+from pipeline.study.followup import FollowUp, Point, answers_of_trial
+from pipeline.study.ledger import BASELINE, SCORED, Ledger, overrides_of
+from pipeline.training.metrics import is_better
 
-CHAMPION = "champion"
+KIND = "finalists"
 
 
-def _none() -> npt.NDArray[np.bool_]:
-    return np.zeros(0, np.bool_)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finalist:
-    """A trial that the summary compares: the champion or a baseline.
+    """A trial of the search, and what it is worth on the selection images.
 
     Args:
-        alias: its alias in the registry: `champion`, `unregularized` or `recipe`.
-        trial: as the study has it.
-        correct: (N,) bool, whether it told each selection image right; empty where there is no
-            selection split, or it could not be scored.
-        registered: its version in the registry.
-        problem: why it is not registered, or could not even be scored; empty when all is well.
+        name: "trial 12", or the baseline that it is.
+        trial: as the search has it.
+        trainings: of its settings with fresh seeds, by seed; empty where the search's own weights
+            were scored.
+        answers: of each of its nets on the selection images; empty without such images.
+        judged: what finalists are compared by.
     """
 
-    alias: str
+    name: str
     trial: FrozenTrial
-    correct: npt.NDArray[np.bool_] = field(default_factory=_none, compare=False)
-    registered: Registered | None = None
-    problem: str = ""
+    trainings: tuple[FrozenTrial, ...]
+    answers: tuple[Answers, ...]
+    judged: Judged
 
     @property
-    def num_correct(self) -> int:
-        return int(self.correct.sum())
+    def baseline(self) -> str:
+        """Which baseline it is; empty for a trial of the search."""
+        return str(self.trial.user_attrs.get(BASELINE, ""))
+
+    @cached_property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """(seeds, images), as `Answers.scores`."""
+        return np.stack([answer.scores.astype(np.float64) for answer in self.answers])
+
+    @cached_property
+    def selection(self) -> tuple[float, float] | None:
+        """The mean over seeds and images, and half the width of its 95 % interval."""
+        return crossed_mean(self.scores) if self.answers else None
 
     @property
-    def selection_accuracy(self) -> float | None:
-        return float(self.correct.mean()) if len(self.correct) else None
+    def search_score(self) -> float | None:
+        """The same score of the search's trial on the validation images, at its best epoch."""
+        scored = self.trial.user_attrs.get(SCORED, {})
+        value = scored.get(f"validation/{self.judged}")
+        return None if value is None else float(value)
 
     @property
-    def selection_interval(self) -> tuple[float, float] | None:
-        """The 95 % Wilson interval of the selection accuracy."""
-        return wilson_interval(self.num_correct, len(self.correct)) if len(self.correct) else None
+    def optimism(self) -> float | None:
+        """By how much the search's score flatters it: positive where selection is worse."""
+        if self.selection is None or self.search_score is None:
+            return None
+        gap = self.search_score - self.selection[0]
+        return gap if higher_is_better(self.judged) else -gap
 
     def gain_over(self, other: Finalist) -> tuple[float, float] | None:
-        """By how much its selection accuracy is higher, and half the width of the 95 % interval:
-        paired, image by image. None where one of the two was not scored."""
-        if not len(self.correct) or not len(other.correct):
+        """By how much it is better than another, and half the width of the 95 % interval: paired,
+        seed by seed and image by image. None where one of the two was not scored."""
+        if not self.answers or not other.answers:
             return None
-        return paired_difference(self.correct, other.correct)
+        difference, half = paired_seeds(self.scores, other.scores)
+        return (difference if higher_is_better(self.judged) else -difference), half
 
 
-AWAY = "MLflow does not answer; `regsearch sync` registers it later"
-
-
-class Registrar:
-    """Scores the finalists of a study from the weights that were kept, and registers them.
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """Which finalist won.
 
     Args:
-        config: the study's settings, with the precision and the engine that were measured.
-        data, splits: the images, on the device and as they were split.
+        finalists: the best mean on the selection images first; without such images, or fresh seeds,
+            the search's champion first.
+        retrained: whether they were trained again with fresh seeds.
+        notes: what is to be known of it, a line each.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        ledger: Ledger,
-        weights: WeightStore,
-        data: DeviceData,
-        splits: Splits,
-    ) -> None:
-        self.config, self.ledger, self.weights = config, ledger, weights
-        self.data, self.splits = data, splits
-        self.device = data.mean.device
-        self.selection = to_device(splits.selection, self.device)
+    finalists: tuple[Finalist, ...]
+    judged: Judged
+    retrained: bool
+    notes: tuple[str, ...] = ()
 
-    def register_all(self, mirror: Mirror | None) -> list[Finalist]:
-        """The champion first, then the baselines, as far as they are complete.
+    @property
+    def winner(self) -> Finalist:
+        return self.finalists[0]
 
-        They are registered the other way round, so that the champion is the latest version. Runs
-        that share a study take turns, so that none registers what another just did. An alias that
-        points at another study's model is taken over if trials were finished since this study was
-        last registered.
+    def is_tied(self, finalist: Finalist) -> bool:
+        """Whether the winner can't be told from it on these images and seeds."""
+        gain = self.winner.gain_over(finalist)
+        return finalist is not self.winner and gain is not None and abs(gain[0]) <= gain[1]
 
-        Args:
-            mirror: MLflow; None where it is away, and nothing can be registered.
-        """
-        ledger = self.ledger
-        trials = {CHAMPION: ledger.best()} | {name: ledger.baseline(name) for name in BASELINES}
-        self.weights.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.weights.folder / "registering.lock"):
-            finalists = [
-                self._finalist(alias, trial, mirror)
-                for alias, trial in reversed(trials.items())
-                if trial
-            ]
-            if mirror is not None:
-                ledger.keep("has_news", False)
-        return finalists[::-1]
+    def baseline(self, name: str) -> Finalist | None:
+        return next((f for f in self.finalists if f.baseline == name), None)
 
-    def _finalist(self, alias: str, trial: FrozenTrial, mirror: Mirror | None) -> Finalist:
-        """A finalist as far as it can be had: a study's result is not lost with one model."""
-        finalist = Finalist(alias, trial)
-        try:
-            config = self.config.with_overrides(overrides_of(trial))
-            model = build_seeded(config, self.data)
-            model.load_state_dict(self.weights.load(trial.number))
-            finalist = replace(finalist, correct=self._correct(config, model))
-            if mirror is None:
-                return replace(finalist, problem=AWAY)
-            return replace(finalist, registered=self._register(config, model, finalist, mirror))
-        except Exception as error:  # noqa: BLE001 - see above; the summary tells the reason
-            reason = redact(f"{type(error).__name__}: {error}").splitlines()[0]
-            return replace(finalist, problem=reason)
+    def to_json(self) -> dict[str, Any]:
+        """A table for MLflow: names, trial numbers, means, half widths, gaps."""
+        return {
+            "judged_by": f"selection/{self.judged}",
+            "winner": self.winner.name,
+            "finalists": [self._row(finalist) for finalist in self.finalists],
+        }
 
-    def _correct(self, config: RunConfig, model: nn.Module) -> npt.NDArray[np.bool_]:
-        if not len(self.selection):
-            return _none()
-        model.to(self.device).to(memory_format=torch.channels_last)
-        dtype = resolve_precision(config.training.precision, self.device)
-        logits = predict(model, self.selection.images, self.data.mean, self.data.std, dtype)
-        answers = (logits.argmax(dim=1) == self.selection.labels).cpu().numpy()
-        return np.asarray(answers, dtype=np.bool_)
+    def _row(self, finalist: Finalist) -> dict[str, Any]:
+        mean, half = finalist.selection or (None, None)
+        gain, gain_half = self.winner.gain_over(finalist) or (None, None)
+        return {
+            "name": finalist.name,
+            "trial": finalist.trial.number,
+            "trainings": [training.number for training in finalist.trainings],
+            "search_score": finalist.search_score,
+            "selection_mean": mean,
+            "selection_half_width": half,
+            "optimism_gap": finalist.optimism,
+            "winner_gains": gain,
+            "winner_gains_half_width": gain_half,
+        }
 
-    def _register(
-        self, config: RunConfig, model: nn.Module, finalist: Finalist, mirror: Mirror
-    ) -> Registered:
-        metrics: dict[str, float] = {config.study.metric: value_of(finalist.trial)}
-        if finalist.selection_accuracy is not None:
-            metrics["selection/accuracy"] = finalist.selection_accuracy
-        return register(
-            mirror.client,
-            mirror.trial_run_id(finalist.trial.number),
-            model,
-            self._model_info(config, metrics),
-            config.registry.model_name,
-            finalist.alias,
-            take_over=bool(self.ledger.study.user_attrs.get("regsearch.has_news")),
+    def metrics(self) -> dict[str, float]:
+        """The same as metrics of MLflow."""
+        found = {}
+        for row in self.to_json()["finalists"]:
+            for name in ("selection_mean", "selection_half_width", "optimism_gap"):
+                if row[name] is not None:
+                    found[f"{row['name']}/{name}"] = float(row[name])
+        return found
+
+
+def choose(ledger: Ledger) -> list[FrozenTrial]:
+    """The best complete trials, and the baselines."""
+    best = ledger.ranked()[: ledger.config.finalists.count]
+    baselines = [trial for name in BASELINES if (trial := ledger.baseline(name))]
+    return best + [b for b in baselines if b.number not in {t.number for t in best}]
+
+
+def points(ledger: Ledger) -> list[Point]:
+    """The trainings that decide: each finalist with each seed."""
+    seeds = range(1, ledger.config.finalists.seeds + 1)
+    return [
+        Point(finalist_name(trial), f"{KIND}/{seed}", overrides_of(trial))
+        for trial in choose(ledger)
+        for seed in seeds
+    ]
+
+
+def finalist_name(trial: FrozenTrial) -> str:
+    """Its baseline's name, or `trial 12`."""
+    return str(trial.user_attrs.get(BASELINE, f"trial {trial.number}"))
+
+
+def verdict(ledger: Ledger, followup: FollowUp) -> Verdict | None:
+    """What the trainings say; None while none of the search's finalists has all of its seeds."""
+    chosen = {finalist_name(trial): trial for trial in choose(ledger)}
+    judged, wanted = judged_by(ledger.config.study.metric), ledger.config.finalists.seeds
+    seeds = {f"{KIND}/{seed}" for seed in range(1, wanted + 1)}
+    trainings = {
+        name: tuple(t for t in found if t.user_attrs["regsearch.seed"] in seeds)
+        for name, found in followup.complete_in(list(chosen)).items()
+    }
+    complete = [
+        Finalist(
+            name, trial, trainings[name], tuple(map(answers_of_trial, trainings[name])), judged
         )
+        for name, trial in chosen.items()
+        if len(trainings[name]) == wanted
+    ]
+    if not complete:
+        return None
+    notes = [
+        f"{name} is no finalist: {wanted - len(found)} of its {wanted} trainings failed"
+        for name, found in trainings.items()
+        if len(found) < wanted
+    ]
+    asked, there = ledger.config.finalists.count, len(ledger.ranked())
+    if there < asked:
+        notes.append(f"{asked} finalists were asked for; the study has {there} complete trials")
+    return Verdict(ranked(complete, judged), judged, True, tuple(notes))
 
-    def _model_info(self, config: RunConfig, metrics: Mapping[str, float]) -> ModelInfo:
-        return ModelInfo(
-            class_names=tuple(self.splits.class_names),
-            image_shape=self.splits.image_shape,
-            mean=tuple(self.splits.channel_mean.tolist()),
-            std=tuple(self.splits.channel_std.tolist()),
-            metrics=dict(metrics),
-            data=config.data.model_dump(mode="json"),
-            data_digest=self.splits.digest,
-            seed=config.study.seed,
-        )
+
+def ranked(finalists: Sequence[Finalist], judged: Judged) -> tuple[Finalist, ...]:
+    """The best mean first; of equals, the older trial."""
+
+    def key(finalist: Finalist) -> tuple[float, int]:
+        mean = 0.0 if finalist.selection is None else finalist.selection[0]
+        return (-mean if higher_is_better(judged) else mean), finalist.trial.number
+
+    return tuple(sorted(finalists, key=key))
+
+
+def best_training(finalist: Finalist, metric: str) -> FrozenTrial:
+    """The training that validation likes best: selection images don't choose among seeds."""
+    best, *others = finalist.trainings
+    for other in others:
+        if other.value is not None and is_better(metric, other.value, best.value or 0.0):
+            best = other
+    return best

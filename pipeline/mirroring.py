@@ -19,8 +19,11 @@ AWAY_SEC = 2.0
 """How long an MLflow that does not answer is waited for."""
 
 
-def open_mirror(ledger: Ledger) -> Mirror:
+def open_mirror(ledger: Ledger, parent: Mirror | None = None) -> Mirror:
     """The study's run in MLflow, and the thread that delivers to it from the journal.
+
+    Args:
+        parent: of the study that this is a follow-up of.
 
     Raises:
         UserError: no MLflow store answers.
@@ -30,6 +33,8 @@ def open_mirror(ledger: Ledger) -> Mirror:
         name=ledger.config.study.name,
         uuid=ledger.uuid,
         dataset=DatasetInfo(**ledger.recorded("dataset")),
+        kind=ledger.kind,
+        parent_run_id="" if parent is None else parent.run_id,
         artifacts=ledger.recorded("artifacts"),
         tags={**ledger.recorded("tags"), "regsearch.versions": versions},
     )

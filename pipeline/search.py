@@ -6,35 +6,32 @@ import math
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from optuna.trial import TrialState
 
 from pipeline.config import RunConfig
 from pipeline.config.space_file import Space
-from pipeline.coordinator import Coordinator, standing
+from pipeline.coordinator import standing
 from pipeline.datasets import Splits, load_splits
 from pipeline.events import StudyEnded, StudyStarted, StudyStatus, now_ms
-from pipeline.finalists import Finalist, Registrar
-from pipeline.journal import JournalReader, JournalWriter, journal_folder
+from pipeline.finalists import KIND, Verdict, points, verdict
+from pipeline.followups import FLUSH_SEC, Workshop, publish
+from pipeline.journal import JournalWriter, journal_folder
 from pipeline.mirroring import AWAY_SEC, agree, deliver, open_mirror
 from pipeline.models import build_model
 from pipeline.places import DEFAULT_STORAGE
 from pipeline.presence import present
 from pipeline.progress import Standing, View
+from pipeline.registration import Registrar, Registration
+from pipeline.study.followup import FollowUp
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings
 from pipeline.study.storage import open_storage
+from pipeline.tracking import Mirror
 from pipeline.tracking import Report as DeliveryReport
 from pipeline.training.data import DeviceData
-from pipeline.weights import WeightStore
 from pipeline.workers.plan import Plan, make_plan, resolve_devices
-from pipeline.workers.pool import Pool
-from pipeline.workers.worker import Job
-
-FLUSH_SEC = 60.0
-LOGS = Path("mlruns/logs")
+from pipeline.workforce import run_workers
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,8 @@ class Outcome:
 
     config: RunConfig
     standing: Standing
-    finalists: list[Finalist] = field(default_factory=list)
+    verdict: Verdict | None = None
+    registered: list[Registration] = field(default_factory=list)
     too_many_failures: str = ""
     timed_out: bool = False
     delivery: DeliveryReport = field(default_factory=DeliveryReport)
@@ -68,7 +66,7 @@ class Outcome:
     @property
     def succeeded(self) -> bool:
         """Whether the study got as far as it could, with a champion to show for it."""
-        return bool(self.finalists) and not self.too_many_failures
+        return self.verdict is not None and not self.too_many_failures
 
 
 def run_search(space: Space, options: Options, view: View) -> Outcome:
@@ -94,23 +92,28 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     mirror = open_mirror(ledger)
     status: StudyStatus = "FAILED"
     patience_sec = 2 * AWAY_SEC
+    limit = options.timeout_sec
+    deadline = math.inf if limit is None else time.time() + limit
     with present(ledger.uuid), closing(JournalWriter(journal_folder(ledger.uuid))) as journal:
         try:
             journal.put(StudyStarted(now_ms()))
             before = ledger.num_finished()
-            outcome = _train(ledger, plan, options, journal, view)
-            weights = WeightStore(ledger.uuid)
-            data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
-            registrar = Registrar(plan.config, ledger, weights, data, splits)
-            in_touch = deliver(mirror, FLUSH_SEC)
-            if in_touch:
+            given_up = run_workers(ledger, plan, options.storage, deadline, journal, view)
+            shop = Workshop(ledger, plan, options.storage, mirror, view, deadline)
+            outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
+            outcome.timed_out = time.time() >= deadline and not ledger.is_over()
+            finalists = None if given_up else train_finalists(shop, splits)
+            outcome.standing = standing(ledger)
+            if deliver(mirror, FLUSH_SEC):
+                reached: Mirror | None = mirror
                 agree(ledger, mirror)
             else:
-                patience_sec = AWAY_SEC / 2
-            reached = mirror if in_touch else None
-            if outcome.standing.finished > before:
+                reached, patience_sec = None, AWAY_SEC / 2
+            if ledger.num_finished() > before or finalists is not None:
                 ledger.keep("has_news", True)  # until the champion is registered
-            outcome.finalists = registrar.register_all(reached)
+            data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
+            registrar = Registrar(plan.config, ledger, data, splits)
+            outcome.verdict, outcome.registered = crown(registrar, finalists, reached)
             status = "FAILED" if outcome.too_many_failures else "FINISHED"
         except KeyboardInterrupt:
             status, patience_sec = "KILLED", AWAY_SEC
@@ -123,38 +126,31 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     return outcome
 
 
-def _train(
-    ledger: Ledger, plan: Plan, options: Options, journal: JournalWriter, view: View
-) -> Outcome:
-    """Have the workers claim and run trials until the budget or the time is used up, or too many
-    fail in a row."""
-    ledger_failed = tuple(trial.number for trial in ledger.trials(TrialState.FAIL))
-    limit = options.timeout_sec
-    deadline = math.inf if limit is None else time.time() + limit
-    reader = JournalReader(journal_folder(ledger.uuid))
-    reader.skip_to_end()
-    jobs = [
-        Job(
-            name=f"worker {index + 1}",
-            config=ledger.config,
-            trained=plan.config,
-            storage=options.storage,
-            device=device,
-            threads=plan.threads,
-            deadline=deadline,
-            forgiven=ledger_failed,
-            log=LOGS / ledger.uuid / f"worker-{index + 1}.log",
-        )
-        for index, device in enumerate(plan.devices)
-    ]
-    over = ledger.is_over()
-    Coordinator(ledger, Pool([] if over else jobs), journal, reader, view).watch()
-    outcome = Outcome(ledger.config, standing(ledger))
-    failures = ledger.failures_in_a_row(ledger_failed)
-    if len(failures) >= ledger.config.study.max_consecutive_failures:
-        outcome.too_many_failures = str(failures[-1].user_attrs.get("regsearch.reason", ""))
-    outcome.timed_out = time.time() >= deadline and not ledger.is_over()
-    return outcome
+def train_finalists(shop: Workshop, splits: Splits) -> FollowUp | None:
+    """The finalists' trainings, once the search is over; None where there shall or can be none."""
+    ledger = shop.ledger
+    if not (ledger.is_over() and ledger.config.finalists.count and len(splits.selection)):
+        return None
+    return shop.train(KIND, points(ledger), keeps=True) if ledger.best() else None
+
+
+def crown(
+    registrar: Registrar, finalists: FollowUp | None, mirror: Mirror | None
+) -> tuple[Verdict | None, list[Registration]]:
+    """The verdict, on the finalists where there are any, and what it puts into the registry.
+
+    Args:
+        mirror: MLflow; None where it is away.
+    """
+    found = None if finalists is None else verdict(registrar.ledger, finalists)
+    if found is None:
+        finalists, found = None, registrar.of_the_search()
+    if found is None:
+        return None, []
+    registrar.ledger.keep("winner", found.winner.trial.number)
+    if mirror is not None and finalists is not None:
+        publish(mirror, finalists, {"finalists.json": found.to_json()}, found.metrics())
+    return found, registrar.register_all(found, finalists, mirror)
 
 
 def _dataset(config: RunConfig, splits: Splits) -> dict[str, object]:

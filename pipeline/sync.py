@@ -10,15 +10,17 @@ from optuna.trial import TrialState
 
 from pipeline.calibration import as_trained
 from pipeline.datasets import load_splits
-from pipeline.finalists import Finalist, Registrar
+from pipeline.finalists import KIND
 from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.progress import View
+from pipeline.registration import Registrar, Registration
+from pipeline.search import crown
 from pipeline.status import open_ledgers
+from pipeline.study.followup import FollowUp, followup_kinds
 from pipeline.study.ledger import Ledger
-from pipeline.tracking import Finding
+from pipeline.tracking import Finding, Mirror
 from pipeline.tracking import Report as DeliveryReport
 from pipeline.training.data import DeviceData
-from pipeline.weights import WeightStore
 
 TIMEOUT_SEC = 600.0
 
@@ -30,19 +32,19 @@ class Synced:
     Attributes:
         delivery: what MLflow has not taken of the journal.
         findings: what was not as the store has it.
-        finalists: what is registered, of a study that nobody works on.
+        registered: what is in the registry, of a study that nobody works on.
     """
 
     study: str
     delivery: DeliveryReport
     findings: list[Finding] = field(default_factory=list)
-    finalists: list[Finalist] = field(default_factory=list)
+    registered: list[Registration] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether MLflow has it all."""
         mended = all(finding.fixed for finding in self.findings)
-        return self.delivery.complete and mended and not any(f.problem for f in self.finalists)
+        return self.delivery.complete and mended and not any(r.problem for r in self.registered)
 
 
 def sync_studies(storage: str, study: str | None, view: View) -> list[Synced]:
@@ -57,17 +59,32 @@ def sync_studies(storage: str, study: str | None, view: View) -> list[Synced]:
 def _sync(ledger: Ledger, view: View) -> Synced:
     name = ledger.config.study.name
     view.note(f"{name}: delivering its journal")
+    kinds = followup_kinds(ledger.store, name)
     mirror = open_mirror(ledger)
     try:
         deliver(mirror, TIMEOUT_SEC)
         findings = agree(ledger, mirror)
-        finalists = []
+        followups = [_sync_followup(ledger, kind, mirror, findings) for kind in kinds]
+        registered: list[Registration] = []
         if ledger.best() and not ledger.trials(TrialState.RUNNING):
             view.note(f"{name}: registering its champion and baselines")
-            finalists = registrar(ledger, view).register_all(mirror)
+            finalists = next((f for f in followups if f.kind == KIND and f.is_over()), None)
+            _, registered = crown(registrar(ledger, view), finalists, mirror)
     finally:
         delivery = mirror.close()
-    return Synced(name, delivery, findings, finalists)
+    return Synced(name, delivery, findings, registered)
+
+
+def _sync_followup(ledger: Ledger, kind: str, parent: Mirror, findings: list[Finding]) -> FollowUp:
+    """A follow-up delivered, and made to agree; what was not so goes to `findings`."""
+    followup = FollowUp(ledger.config, ledger.store, kind)
+    mirror = open_mirror(followup, parent)
+    try:
+        deliver(mirror, TIMEOUT_SEC)
+        findings += agree(followup, mirror)
+    finally:
+        mirror.close()
+    return followup
 
 
 def _measured(ledger: Ledger) -> Any:
@@ -83,4 +100,4 @@ def registrar(ledger: Ledger, view: View) -> Registrar:
     ledger.require_same_data(splits.digest)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = DeviceData.from_splits(splits, device, config.study.seed)
-    return Registrar(config, ledger, WeightStore(ledger.uuid), data, splits)
+    return Registrar(config, ledger, data, splits)

@@ -15,6 +15,7 @@ from torch import nn
 
 from pipeline.checkpoints import CheckpointStore
 from pipeline.config import RunConfig
+from pipeline.diagnosis import diagnose
 from pipeline.errors import UserError, redact
 from pipeline.events import (
     EpochEnded,
@@ -22,14 +23,17 @@ from pipeline.events import (
     Note,
     TrialEnded,
     TrialRequeued,
+    TrialScored,
     TrialStarted,
     now_ms,
 )
 from pipeline.journal import JournalWriter
+from pipeline.judging import Judge
 from pipeline.models import build_model
 from pipeline.seeding import TrialSeeds
 from pipeline.state_file import DamagedFileError
 from pipeline.study.claim import Claim
+from pipeline.study.followup import ANSWERS, WEIGHTS
 from pipeline.study.ledger import SCORED, Ledger
 from pipeline.study.patience import StoreAwayError
 from pipeline.study.store import ClaimLostError
@@ -38,12 +42,14 @@ from pipeline.training.engine import Steps, resolve_engine
 from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer
 from pipeline.training.resuming import OtherTrainingError
 from pipeline.training.structure import Structure
+from pipeline.training.weight_statistics import as_table, weight_statistics
 from pipeline.weights import WeightStore
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a trial ended; `value` and `metrics` are those of its best `epoch` (its last, if pruned).
+    """How a trial ended; `value` and `metrics` are those of its best `epoch` (its last, if pruned),
+    `attrs` what else the store keeps of it.
 
     LOST: another worker has it by now, and this one's result was dropped.
     """
@@ -53,6 +59,7 @@ class Verdict:
     reason: str = ""
     epoch: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Pruned(Exception):  # noqa: N818 - not an error
@@ -71,6 +78,7 @@ class TrialRunner:
         data: the images, on the device.
         journal: where it is written what happens, before the store is told.
         worker: this worker's name.
+        judge: scores each finished net on the selection images; None in a search.
     """
 
     def __init__(
@@ -82,8 +90,10 @@ class TrialRunner:
         checkpoints: CheckpointStore,
         weights: WeightStore,
         worker: str,
+        judge: Judge | None = None,
     ) -> None:
         self.config, self.data, self.ledger = config, data, ledger
+        self.judge = judge
         self.journal, self.checkpoints, self.weights = journal, checkpoints, weights
         self.worker = worker
         engine = resolve_engine(config.training.engine, data.mean.device)
@@ -141,7 +151,24 @@ class TrialRunner:
         value = result.metrics[config.study.metric]
         if self.ledger.keeps_weights(claim, value):
             self.weights.save(claim.number, trainer.model)  # before the store calls it complete
-        return Verdict("COMPLETE", value, _ending(result), result.best_epoch, result.metrics)
+        attrs, metrics = self._judged(trainer)
+        return Verdict(
+            "COMPLETE",
+            value,
+            _ending(result),
+            result.best_epoch,
+            {**result.metrics, **metrics},
+            attrs,
+        )
+
+    def _judged(self, trainer: Trainer) -> tuple[dict[str, Any], dict[str, float]]:
+        """What is kept of a finished net for later comparisons, and its selection metrics."""
+        if self.judge is None:
+            return {}, {}
+        logits = self.judge.logits(trainer.model, trainer.dtype)
+        statistics = weight_statistics(trainer.model)
+        attrs = {ANSWERS: self.judge.answers(logits).to_json(), WEIGHTS: as_table(statistics)}
+        return attrs, self.judge.metrics(logits)
 
     def _trainer(self, claim: Claim, config: RunConfig, state: dict[str, Any] | None) -> Trainer:
         """The trial's training, from its start or from a saved state."""
@@ -171,7 +198,7 @@ class TrialRunner:
     def _settle(self, claim: Claim, verdict: Verdict) -> None:
         """The store first, since it decides; then the journal, and the files that are no longer
         needed."""
-        attrs = {SCORED: {"epoch": verdict.epoch, **verdict.metrics}}
+        attrs = {SCORED: {"epoch": verdict.epoch, **verdict.metrics}, **verdict.attrs}
         if verdict.state == "COMPLETE" and verdict.value is not None:
             self.ledger.complete(claim, verdict.value, attrs)
             needed = cache(self.ledger.needs_weights)  # asked once, after the files were listed
@@ -180,8 +207,27 @@ class TrialRunner:
             self.ledger.prune(claim, attrs)
         else:
             self.ledger.fail(claim, verdict.reason)
+        if verdict.metrics:
+            self.journal.try_put(self._scored(claim, verdict))
         self.journal.try_put(_ended(claim, verdict))
         self.checkpoints.remove(claim.number)
+
+    def _scored(self, claim: Claim, verdict: Verdict) -> Event:
+        """Figures that are not in the curves, and tags to filter trials by."""
+        added = {k: v for k, v in verdict.metrics.items() if k.startswith("selection/")}
+        return TrialScored(
+            claim.number, claim.attempt, verdict.epoch, added, self._tags(claim, verdict), now_ms()
+        )
+
+    def _tags(self, claim: Claim, verdict: Verdict) -> dict[str, str]:
+        scores = verdict.metrics
+        found = diagnose(
+            scores["train/clean_accuracy"],
+            scores["validation/accuracy"],
+            self.ledger.fits(),
+            self.config.with_overrides(claim.overrides).values(),
+        )
+        return {"regsearch.diagnosis": found.word, "regsearch.advice": found.advice}
 
     def _give_back(self, claim: Claim) -> None:
         try:

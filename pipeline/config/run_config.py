@@ -15,6 +15,7 @@ from pipeline.config.problems import Problem, explain, raise_all
 from pipeline.config.search_space import SearchEntry, SearchSpace
 from pipeline.datasets import DataSettingsUnion
 from pipeline.errors import UserError
+from pipeline.finalist_settings import FinalistSettings
 from pipeline.models import ModelSettingsUnion
 from pipeline.settings import Scalar, Settings, field_classes, has_kind, scalar_fields
 from pipeline.study import StudySettings
@@ -31,6 +32,7 @@ SECTIONS = (
     "regularization",
     "augmentation",
     "search",
+    "finalists",
     "registry",
 )
 
@@ -54,6 +56,8 @@ class RunConfig(Recipe):
     """The network."""
     search: dict[str, SearchEntry] = Field(default_factory=dict)
     """What is searched: dotted path of a setting -> its type and bounds."""
+    finalists: FinalistSettings = FinalistSettings()
+    """How the winner is found."""
     registry: RegistrySettings = RegistrySettings()
     """Where the winner is kept."""
 

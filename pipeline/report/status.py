@@ -59,13 +59,13 @@ def sync_report(results: Sequence[Synced]) -> RenderableType:
         return Text("The store has no study yet.")
     lines = []
     for result in results:
-        registered = [f.registered.uri for f in result.finalists if f.registered]
+        registered = [r.registered.uri for r in result.registered if r.registered]
         also = f"; registered {', '.join(registered)}" if registered else ""
         head = "MLflow has all of it" if result.complete else "MLflow does not have all of it"
         style = "green" if result.complete else "yellow"
         lines.append(Text.assemble(f"{result.study}: ", (head, style), also))
         lines += [Text(f"  {finding.text}") for finding in result.findings]
-        moved = [f.registered for f in result.finalists if f.registered and f.registered.other]
+        moved = [r.registered for r in result.registered if r.registered and r.registered.other]
         lines += [Text(f"  {taken_over(registered)}") for registered in moved]
         lines += [Text(f"  {redact(text)}", style="yellow") for text in _left(result)]
     return Group(*lines)
@@ -73,7 +73,9 @@ def sync_report(results: Sequence[Synced]) -> RenderableType:
 
 def _left(result: Synced) -> list[str]:
     delivery = result.delivery
-    lines = [f"the {f.alias} is not registered: {f.problem}" for f in result.finalists if f.problem]
+    lines = [
+        f"the {r.alias} is not registered: {r.problem}" for r in result.registered if r.problem
+    ]
     if delivery.num_pending:
         reason = delivery.last_error or "it was too slow"
         lines.append(f"{delivery.num_pending} events still wait: {reason}")

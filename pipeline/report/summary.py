@@ -14,13 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import redact
-from pipeline.finalists import CHAMPION, Finalist
+from pipeline.finalists import Finalist, Verdict
+from pipeline.registration import CHAMPION
 from pipeline.registry import Registered
 from pipeline.search import Outcome
 from pipeline.study.baselines import baselines
-from pipeline.study.ledger import BASELINE, value_of
 from pipeline.tracking import Report
-from pipeline.training.metrics import direction
 from pipeline.words import duration, is_share, show_metric, spell
 
 
@@ -35,10 +34,9 @@ def summary(outcome: Outcome) -> RenderableType:
     if standing.saved_epochs:
         parts.append(Text(f"pruning saved {standing.saved_share:.0%} of their epochs"))
     parts += _warnings(outcome)
-    champion = next((f for f in outcome.finalists if f.alias == CHAMPION), None)
-    if champion is not None:
-        parts += [Text(""), _comparison(outcome), Text(""), _settings(champion)]
-        parts += [Text(""), _next_steps(champion)]
+    if outcome.verdict is not None:
+        parts += [Text(""), _comparison(outcome.verdict, outcome.config.study.metric)]
+        parts += [Text(""), _settings(outcome.verdict.winner), Text(""), _next_steps(outcome)]
     return Group(*parts)
 
 
@@ -50,16 +48,19 @@ def _warnings(outcome: Outcome) -> list[Text]:
         lines.append(outcome.too_many_failures)
     if outcome.timed_out:
         lines.append("stopped at the time limit; the same command goes on")
-    if not outcome.finalists and not outcome.timed_out:
-        lines.append("no trial is complete, so there is no champion")
-    for finalist in outcome.finalists:
-        if finalist.problem:
-            lines.append(f"the {finalist.alias} is not registered: {finalist.problem}")
-        if finalist.registered is not None and finalist.registered.other:
-            lines.append(taken_over(finalist.registered))
-    missing = set(baselines(outcome.config)) - {f.alias for f in outcome.finalists}
-    if outcome.finalists and missing:
-        lines.append(f"baseline without a result: {', '.join(sorted(missing))}")
+    if outcome.verdict is None:
+        if not outcome.timed_out:
+            lines.append("no trial is complete, so there is no champion")
+    else:
+        lines += outcome.verdict.notes
+        missing = {name for name in baselines(outcome.config) if not _found(outcome, name)}
+        if missing:
+            lines.append(f"baseline without a result: {', '.join(sorted(missing))}")
+    for entry in outcome.registered:
+        if entry.problem:
+            lines.append(f"the {entry.alias} is not registered: {entry.problem}")
+        if entry.registered is not None and entry.registered.other:
+            lines.append(taken_over(entry.registered))
     if not outcome.delivery.complete:
         lines += _undelivered(outcome.delivery)
     return [Text(line, style="yellow") for line in lines]
@@ -85,65 +86,85 @@ def _undelivered(delivery: Report) -> list[str]:
     return lines
 
 
-def _comparison(outcome: Outcome) -> RenderableType:
-    """One row a finalist; the gain is the champion's over that baseline, where nobody chose."""
-    metric = outcome.config.study.metric
+def _found(outcome: Outcome, baseline: str) -> bool:
+    return outcome.verdict is not None and outcome.verdict.baseline(baseline) is not None
+
+
+def _comparison(verdict: Verdict, metric: str) -> RenderableType:
+    """One row a finalist, the winner first; what it gains is told where nobody chose."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in ("", "trial", metric, "on selection", "champion's gain"):
+    score = f"validation/{verdict.judged}"
+    for column in ("", "trial", score, "on selection", "optimism", "winner's gain"):
         table.add_column(column, no_wrap=True)
-    champion = outcome.finalists[0]
-    for finalist in outcome.finalists:
+    for finalist in verdict.finalists:
+        winner = finalist is verdict.winner
         table.add_row(
-            finalist.alias,
+            CHAMPION if winner else finalist.baseline,
             str(finalist.trial.number),
-            show_metric(metric, finalist.trial.value),
+            show_metric(score, _search_score(finalist)),
             _selection(finalist),
-            "" if finalist is champion else _gain(metric, champion, finalist),
-            style="bold green" if finalist is champion else "",
+            "-" if finalist.optimism is None else points(score, finalist.optimism),
+            "" if winner else _gain(verdict, finalist),
+            style="bold green" if winner else "",
         )
-    return Group(table, *_explanations(metric, outcome.finalists))
+    return Group(table, *_explanations(verdict, metric))
+
+
+def _search_score(finalist: Finalist) -> float | None:
+    return finalist.trial.value if finalist.search_score is None else finalist.search_score
+
+
+def points(metric: str, difference: float) -> str:
+    """A signed difference: in points (hundredths) of a share, else as it is."""
+    return f"{100 * difference:+.2f}" if is_share(metric) else f"{difference:+.4f}"
+
+
+def plus_minus(metric: str, half: float) -> str:
+    """Half the width of an interval, in the same unit."""
+    return f"± {100 * half:.2f}" if is_share(metric) else f"± {half:.4f}"
 
 
 def _selection(finalist: Finalist) -> str:
-    interval = finalist.selection_interval
-    if interval is None:
+    if finalist.selection is None:
         return "-"
-    low, high = (f"{100 * bound:.1f}" for bound in interval)
-    return f"{show_metric('accuracy', finalist.selection_accuracy)} ({low}-{high})"
+    mean, half = finalist.selection
+    return f"{show_metric(finalist.judged, mean)} {plus_minus(finalist.judged, half)}"
 
 
-def _gain(metric: str, champion: Finalist, baseline: Finalist) -> str:
-    """In points of selection accuracy; else of what the search chose by."""
-    paired = champion.gain_over(baseline)
-    if paired is not None:
-        return f"{100 * paired[0]:+.2f} ± {100 * paired[1]:.2f}"
-    difference = value_of(champion.trial) - value_of(baseline.trial)
-    gain = difference if direction(metric) == "maximize" else -difference
-    return f"{100 * gain:+.2f}" if is_share(metric) else f"{gain:+.4f}"
+def _gain(verdict: Verdict, finalist: Finalist) -> str:
+    gain = verdict.winner.gain_over(finalist)
+    if gain is None:
+        return "-"
+    tied = " (can't be told apart)" if verdict.is_tied(finalist) else ""
+    return f"{points(verdict.judged, gain[0])} {plus_minus(verdict.judged, gain[1])}{tied}"
 
 
-def _explanations(metric: str, finalists: list[Finalist]) -> list[Text]:
+def _explanations(verdict: Verdict, metric: str) -> list[Text]:
     """How the table is to be read, and where it says less than it seems to."""
-    champion, *baselines_ = finalists
-    if champion.selection_accuracy is None:
+    if verdict.winner.selection is None:
         return [Text(f"the search chose by {metric}, which flatters the champion", style="dim")]
+    images = verdict.winner.scores.shape[1]
+    how = (
+        f"each was trained again with {len(verdict.winner.answers)} fresh seeds; the best mean wins"
+        if verdict.retrained
+        else f"the search chose by {metric}, which flatters the champion; nothing was trained again"
+    )
     text = (
-        "on selection: accuracy on images that the search never saw, and the gain there in points, "
-        f"image by image, with 95 % intervals. The champion was chosen by {metric}, which flatters "
-        "it."
+        f"on selection: {verdict.judged} on {images:,} images that the search never saw. {how}. "
+        "Intervals are of 95 %, over images and seeds; gains are in points, in pairs. Optimism: by "
+        "how much the search's own score is better than that."
     )
     lines = [Text(text, style="dim italic")]
-    for baseline in baselines_:
-        paired = champion.gain_over(baseline)
-        if paired is not None and abs(paired[0]) <= paired[1]:
-            text = f"champion and {baseline.alias} can't be told apart on these images"
-            lines.append(Text(text, style="yellow"))
+    tied = [f.name for f in verdict.finalists if verdict.is_tied(f)]
+    if tied:
+        text = f"{verdict.winner.name} can't be told apart from {', '.join(tied)} on these images"
+        lines.append(Text(text, style="yellow"))
     return lines
 
 
 def _settings(champion: Finalist) -> RenderableType:
     """What was sampled for the champion."""
-    if BASELINE in champion.trial.user_attrs:
+    if champion.baseline:
         return Text("No trial of the search did better than the better baseline.")
     table = Table("the champion's settings", "value", box=box.SIMPLE_HEAD, pad_edge=False)
     for path, value in champion.trial.params.items():
@@ -151,11 +172,12 @@ def _settings(champion: Finalist) -> RenderableType:
     return table
 
 
-def _next_steps(champion: Finalist) -> RenderableType:
+def _next_steps(outcome: Outcome) -> RenderableType:
     """Each command on a line of its own, so that it can be copied whole."""
     steps = [("see every trial and its curves", _mlflow_line())]
-    if champion.registered is not None:
-        uri = shlex.quote(champion.registered.uri)
+    champion = next((r.registered for r in outcome.registered if r.alias == CHAMPION), None)
+    if champion is not None:
+        uri = shlex.quote(champion.uri)
         steps.append(("score it on the test split", f"{_program('regsearch')} evaluate {uri}"))
     return Group(
         *(Text.assemble(f"{text}:\n    ", (command, "bold cyan")) for text, command in steps)

@@ -47,11 +47,14 @@ class Ledger:
 
     Attributes:
         extended: what `extend` has changed, a line each.
+        kind: `study`, or which follow-up of one.
         held: the trial that this process holds, as (id in the store, owner), for `beat`.
 
     Raises:
         UserError: when the store has a study of this name with other settings.
     """
+
+    kind: str = "study"
 
     def __init__(
         self, config: RunConfig, store: Store, *, extend: bool = False, begin: bool = True
@@ -322,6 +325,13 @@ class Ledger:
         baselines = [trial for name in BASELINES for trial in _of(complete, name)[:1]]
         numbers = {trial.number for trial in (*self._ranked(complete)[:NUM_KEPT], *baselines)}
         return lambda number: number in numbers or number not in ended
+
+    def fits(self) -> float | None:
+        """The accuracy on training images of the unregularized baseline: what the net can fit in
+        these epochs; None while it is not known."""
+        plain = self.baseline("unregularized")
+        scored = {} if plain is None else plain.user_attrs.get(SCORED, {})
+        return scored.get("train/clean_accuracy")
 
     def baseline(self, name: Baseline) -> FrozenTrial | None:
         """The complete trial of a baseline; None before it is there."""

@@ -20,6 +20,8 @@ FREE = (
     "data.root",
     "data.cache",
     "registry.model_name",
+    "finalists.count",
+    "finalists.seeds",
 )
 
 NEW = {"training.engine": "auto"}

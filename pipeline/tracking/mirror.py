@@ -11,7 +11,7 @@ from pipeline.tracking.dataset import DatasetInfo
 from pipeline.tracking.delivery import Delivery, Report
 from pipeline.tracking.finding import find_runs
 from pipeline.tracking.positions import positions_file
-from pipeline.tracking.runs import StudyRuns, trial_identity
+from pipeline.tracking.runs import StudyRuns, study_identity, trial_identity
 from pipeline.tracking.store import connect, is_final, patiently
 
 
@@ -23,12 +23,16 @@ class StudyFacts:
         name: the experiment's name.
         uuid: what tells this study from another of the same name; its store keeps it, and the
             run carries it as the tag `regsearch.study`.
+        kind: `study`, or which follow-up of one.
+        parent_run_id: the run that a follow-up's is nested below.
         artifacts: file name -> text; those that the run has already are left as they are.
     """
 
     name: str
     uuid: str
     dataset: DatasetInfo
+    kind: str = "study"
+    parent_run_id: str = ""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -60,7 +64,11 @@ class Mirror:
         client, maker = connect(), secrets.token_hex(8)
 
         def opened() -> StudyRuns:
-            runs = StudyRuns.open(client, facts.name, facts.uuid, facts.dataset, maker)
+            identity = study_identity(facts.uuid, facts.kind, facts.parent_run_id)
+            run_name = facts.name if facts.kind == "study" else facts.kind
+            runs = StudyRuns.open(
+                client, facts.name, identity, facts.dataset, maker, run_name=run_name
+            )
             runs.describe(facts.artifacts, facts.tags)
             return runs
 
@@ -80,16 +88,26 @@ class Mirror:
         """Delivers what is left, for so long at most, and reports what did not get through."""
         return self._delivery.close(timeout_sec)
 
-    def trial_run_id(self, number: int) -> str:
+    def trial_run_id(self, number: int, study_run_id: str | None = None) -> str:
         """The MLflow run of a trial that MLflow has been told about; asks MLflow.
+
+        Args:
+            study_run_id: the run of the follow-up that the trial is of; this study's without it.
 
         Raises:
             LookupError: MLflow has no run of that trial.
             MlflowException: MLflow is away.
         """
-        runs = find_runs(self.client, self.experiment_id, trial_identity(self.run_id, number))
+        return self._find(trial_identity(study_run_id or self.run_id, number), f"trial {number}")
+
+    def followup_run_id(self, uuid: str, kind: str) -> str:
+        """The MLflow run of a follow-up of this study; raises as `trial_run_id`."""
+        return self._find(study_identity(uuid, kind, self.run_id), f"the {kind}")
+
+    def _find(self, identity: Mapping[str, str], what: str) -> str:
+        runs = find_runs(self.client, self.experiment_id, identity)
         if not runs:
-            raise LookupError(f"MLflow has no run of trial {number} of this study")
+            raise LookupError(f"MLflow has no run of {what} of this study")
         return str(runs[0].info.run_id)
 
     def runs(self) -> StudyRuns:

@@ -67,16 +67,23 @@ class StudyRuns:
 
     @classmethod
     def open(
-        cls, client: MlflowClient, name: str, uuid: str, dataset: DatasetInfo, maker: str
+        cls,
+        client: MlflowClient,
+        experiment: str,
+        identity: Mapping[str, str],
+        dataset: DatasetInfo,
+        maker: str,
+        run_name: str | None = None,
     ) -> StudyRuns:
-        """Finds the study's run by its tags, or makes it.
+        """Finds the study's run by its tags (see `study_identity`), or makes it.
 
         Raises:
             UserError: the experiment is deleted.
             MlflowException, OSError: MLflow is away.
         """
-        experiment_id = find_or_make_experiment(client, name)
-        run = find_or_make_run(client, experiment_id, study_identity(uuid), maker=maker, name=name)
+        experiment_id = find_or_make_experiment(client, experiment)
+        name = run_name or experiment
+        run = find_or_make_run(client, experiment_id, identity, maker=maker, name=name)
         return cls(client, run, dataset, maker)
 
     def describe(self, artifacts: Mapping[str, str], tags: Mapping[str, str]) -> None:
@@ -192,9 +199,10 @@ class StudyRuns:
         return deleted
 
 
-def study_identity(study_uuid: str) -> dict[str, str]:
-    """The tags by which a study's run is found."""
-    return {"regsearch.kind": "study", "regsearch.study": study_uuid}
+def study_identity(study_uuid: str, kind: str = "study", parent_run_id: str = "") -> dict[str, str]:
+    """The tags by which the run of a study, or of a follow-up of one, is found."""
+    below = {MLFLOW_PARENT_RUN_ID: parent_run_id} if parent_run_id else {}
+    return {"regsearch.kind": kind, "regsearch.study": study_uuid, **below}
 
 
 def trials_identity(study_run_id: str) -> dict[str, str]:

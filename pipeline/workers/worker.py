@@ -43,6 +43,8 @@ class Job:
         deadline: no trial is begun after this `time.time()`; infinite for none.
         forgiven: trials that had failed before this run began.
         log: where its output goes.
+        followup: the kind of the follow-up whose points it trains; empty for the search.
+        keeps: whether that keeps the weights.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Job:
     deadline: float
     forgiven: tuple[int, ...]
     log: Path
+    followup: str = ""
+    keeps: bool = False
 
 
 def work(job: Job) -> None:
@@ -85,14 +89,17 @@ def _run_trials(job: Job) -> None:
     import torch
     from optuna.trial import TrialState
 
+    from pipeline.answers import judged_by
     from pipeline.checkpoints import CheckpointStore
     from pipeline.datasets import load_splits
     from pipeline.journal import JournalWriter, journal_folder
+    from pipeline.judging import Judge
     from pipeline.memory import keep_freed
+    from pipeline.study.followup import FollowUp
     from pipeline.study.ledger import Ledger
     from pipeline.study.patience import PATIENCE_SEC
     from pipeline.study.storage import open_storage
-    from pipeline.training.data import DeviceData
+    from pipeline.training.data import DeviceData, to_device
     from pipeline.trial import TrialRunner
     from pipeline.weights import WeightStore
 
@@ -103,12 +110,21 @@ def _run_trials(job: Job) -> None:
         torch.cuda.set_device(job.device)
     config = job.config
     splits = load_splits(config.data, config.study.seed)
-    ledger = Ledger(config, open_storage(job.storage, patience_sec=PATIENCE_SEC), begin=False)
+    store = open_storage(job.storage, patience_sec=PATIENCE_SEC)
+    ledger: Ledger
+    if job.followup:
+        ledger = FollowUp(config, store, job.followup, keeps=job.keeps)
+    else:
+        ledger = Ledger(config, store, begin=False)
     ledger.require_same_data(splits.digest)
     data = DeviceData.from_splits(splits, torch.device(job.device), config.study.seed)
     journal = JournalWriter(journal_folder(ledger.uuid))
     stores = (CheckpointStore(ledger.uuid), WeightStore(ledger.uuid))
-    runner = TrialRunner(job.trained, data, ledger, journal, *stores, worker=job.name)
+    judge = None
+    if job.followup:  # the search's workers hold no selection image
+        selection = to_device(splits.selection, torch.device(job.device))
+        judge = Judge(selection, data, judged_by(config.study.metric))
+    runner = TrialRunner(job.trained, data, ledger, journal, *stores, job.name, judge)
     threading.Thread(target=_beat, args=(ledger,), daemon=True).start()
     threading.Thread(target=_watch_coordinator, daemon=True).start()
     limit = config.study.max_consecutive_failures

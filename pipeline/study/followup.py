@@ -1,0 +1,149 @@
+"""A follow-up of a study: chosen points, each trained with fresh seeds, in a study of their own.
+
+It is an Optuna study in the same store, `<study>/finalists`, say. Its trials are queued and never
+drawn, so that claims, heartbeats, resuming and MLflow work for them as they do for the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.answers import Answers
+from pipeline.config.run_config import RunConfig
+from pipeline.settings import Scalar
+from pipeline.study.claim import Claim
+from pipeline.study.ledger import OVERRIDES, Ledger, Values, overrides_of
+from pipeline.study.pruners import NoneSettings
+from pipeline.study.store import Store
+
+LABEL, GROUP, SEED, ANSWERS, WEIGHTS = (
+    f"regsearch.{name}" for name in ("label", "group", "seed", "answers", "weight_statistics")
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training that is wanted.
+
+    Args:
+        group: what trainings with other seeds are the same as this one in: "trial 12", "without
+            dropout".
+        seed: names its streams of chance; points of one name are compared in pairs.
+        overrides: what it changes in the file's settings.
+    """
+
+    group: str
+    seed: str
+    overrides: Mapping[str, Scalar]
+
+    @property
+    def label(self) -> str:
+        """What people read, and what tells it from the others of a follow-up."""
+        return f"{self.group}, seed {self.seed.rpartition('/')[2]}"
+
+
+class FollowUp(Ledger):
+    """The books of a follow-up.
+
+    Args:
+        config: the settings of the study, or how they are changed for all points.
+        kind: `finalists`, `ablation` ...: the last part of its name.
+        keeps: whether the weights of its trainings are kept.
+    """
+
+    def __init__(self, config: RunConfig, store: Store, kind: str, *, keeps: bool = False) -> None:
+        self.kind, self.keeps = kind, keeps
+        unpruned = {"pruner": NoneSettings(kind="none")}
+        study = config.study.model_copy(update=unpruned)
+        super().__init__(config.model_copy(update={"study": study}), store, begin=False)
+
+    @property
+    def study_name(self) -> str:
+        return followup_name(self.config.study.name, self.kind)
+
+    @property
+    def target(self) -> int:
+        return len(self.trials())
+
+    def add(self, points: Sequence[Point]) -> None:
+        """Queue those points that are neither there nor on their way; failed ones once more."""
+        for point in points:
+            waiting = optuna.create_trial(
+                state=TrialState.WAITING,
+                user_attrs={
+                    LABEL: point.label,
+                    GROUP: point.group,
+                    SEED: point.seed,
+                    OVERRIDES: dict(point.overrides),
+                },
+            )
+            self.store.enqueue(self.id, waiting, LABEL)
+
+    def is_over(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not self.trials(TrialState.WAITING, TrialState.RUNNING)
+
+    def report(self, claim: Claim, epoch: int, value: float) -> bool:
+        """As of any trial; none is pruned."""
+        self.store.report(claim.trial._trial_id, claim.owner, epoch, value)
+        return False
+
+    def keeps_weights(self, claim: Claim, value: float) -> bool:  # noqa: ARG002 - the ledger's
+        return self.keeps
+
+    def needs_weights(self) -> Callable[[int], bool]:
+        """All that were kept: who chooses among them removes the others."""
+        return lambda _: True
+
+    def complete_in(self, groups: Sequence[str]) -> dict[str, list[FrozenTrial]]:
+        """The complete trainings of each group, by seed."""
+        found: dict[str, list[FrozenTrial]] = {group: [] for group in groups}
+        for trial in self.trials(TrialState.COMPLETE):
+            if trial.user_attrs[GROUP] in found:
+                found[trial.user_attrs[GROUP]].append(trial)
+        return {g: sorted(ts, key=lambda t: str(t.user_attrs[SEED])) for g, ts in found.items()}
+
+    def name_of(self, trial: FrozenTrial) -> str:
+        return str(trial.user_attrs[LABEL])
+
+    def params_of(self, trial: FrozenTrial) -> Values:
+        values = self.config.values() | overrides_of(trial)
+        searched = [path for path in self.config.search if path in values]
+        return {path: values[path] for path in searched} | overrides_of(trial)
+
+    def tags_of(self, trial: FrozenTrial) -> dict[str, str]:
+        return {name: str(trial.user_attrs[name]) for name in (GROUP, SEED)}
+
+    def _budget(self) -> int | None:
+        return None
+
+    def _settings_of(
+        self,
+        trial: optuna.Trial,  # noqa: ARG002 - nothing is drawn
+        frozen: FrozenTrial,
+    ) -> tuple[dict[str, Scalar], Values]:
+        return overrides_of(frozen), self.params_of(frozen)
+
+    def _seed_of(self, trial: FrozenTrial) -> int | str:
+        return str(trial.user_attrs[SEED])
+
+
+def followup_name(study: str, kind: str) -> str:
+    """Optuna's name of a follow-up; no study's own name has a slash."""
+    return f"{study}/{kind}"
+
+
+def followup_kinds(store: Store, study: str) -> list[str]:
+    """The follow-ups of a study that a store has."""
+    prefix = followup_name(study, "")
+    names = (s.study_name for s in store.get_all_studies())
+    return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+def answers_of_trial(trial: FrozenTrial) -> Answers:
+    """What the net of a complete training said of the selection images."""
+    return Answers.from_json(trial.user_attrs[ANSWERS])

@@ -1,0 +1,57 @@
+"""Workers on a study, or on a follow-up of one, until nothing is left to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from pipeline.coordinator import Coordinator
+from pipeline.journal import JournalReader, JournalWriter, journal_folder
+from pipeline.progress import View
+from pipeline.study.followup import FollowUp
+from pipeline.study.ledger import Ledger
+from pipeline.workers.plan import Plan
+from pipeline.workers.pool import Pool
+from pipeline.workers.worker import Job
+
+LOGS = Path("mlruns/logs")
+
+
+def run_workers(
+    ledger: Ledger, plan: Plan, storage: str, deadline: float, journal: JournalWriter, view: View
+) -> str:
+    """Have the workers claim and run trials until there are none, time is up, or too many fail.
+
+    Args:
+        storage: the URL of the ledger's store.
+        deadline: no trial is begun after this `time.time()`; infinite for none.
+
+    Returns:
+        Why it was given up: the reason of the last of too many failures in a row; else empty.
+    """
+    forgiven = tuple(trial.number for trial in ledger.trials(TrialState.FAIL))
+    reader = JournalReader(journal_folder(ledger.uuid))
+    reader.skip_to_end()
+    followup = ledger if isinstance(ledger, FollowUp) else None
+    jobs = [
+        Job(
+            name=f"worker {index + 1}",
+            config=ledger.config,
+            trained=plan.config,
+            storage=storage,
+            device=device,
+            threads=plan.threads,
+            deadline=deadline,
+            forgiven=forgiven,
+            log=LOGS / ledger.uuid / f"worker-{index + 1}.log",
+            followup=followup.kind if followup else "",
+            keeps=followup.keeps if followup else False,
+        )
+        for index, device in enumerate(plan.devices)
+    ]
+    Coordinator(ledger, Pool([] if ledger.is_over() else jobs), journal, reader, view).watch()
+    failures = ledger.failures_in_a_row(forgiven)
+    if len(failures) < ledger.config.study.max_consecutive_failures:
+        return ""
+    return str(failures[-1].user_attrs.get("regsearch.reason", ""))
