@@ -17,13 +17,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from rich.console import Console
 
+from pipeline.answers import Answers
 from pipeline.config.space_file import load_space
 from pipeline.datasets import ImageSet, load_splits
 from pipeline.errors import UserError
-from pipeline.finalists import Finalist
+from pipeline.finalists import Finalist, Verdict
 from pipeline.progress import LogView, Standing
 from pipeline.report.summary import summary
 from pipeline.search import Options, Outcome, run_search
+from pipeline.study.ledger import SCORED
 from pipeline.training.data import to_device
 from pipeline.training.loop import eval_batch_size
 from pipeline.workers.plan import resolve_devices
@@ -144,17 +146,18 @@ def test_the_data_set_is_an_input_of_the_runs(finished: Finished) -> None:
 def test_the_champion_and_both_baselines_are_registered(finished: Finished) -> None:
     model = finished.client.get_registered_model("tiny-cnn")
     assert set(model.aliases) == {"champion", "unregularized", "recipe"}
-    best = finished.outcome.finalists[0]
+    best = winner(finished.outcome)
     version = finished.client.get_model_version_by_alias("tiny-cnn", "champion")
     run = finished.client.get_run(version.run_id)
     assert run.data.tags["regsearch.trial"] == str(best.trial.number)
     assert float(version.tags["validation/accuracy"]) == best.trial.value
-    assert float(version.tags["selection/accuracy"]) == best.selection_accuracy
+    assert best.selection is not None
+    assert float(version.tags["selection/accuracy"]) == best.selection[0]
 
 
 def test_the_champion_scores_as_it_did_in_training(finished: Finished) -> None:
     """The exported model, given images in [0, 1], says what the trained one said."""
-    best = finished.outcome.finalists[0]
+    best = winner(finished.outcome)
     config = finished.outcome.config
     selection = load_splits(config.data, config.study.seed).selection
     model = mlflow.pyfunc.load_model("models:/tiny-cnn@champion")
@@ -162,7 +165,7 @@ def test_the_champion_scores_as_it_did_in_training(finished: Finished) -> None:
     correct = (probabilities.argmax(axis=1) == selection.labels).sum()
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     # bfloat16 in training may tip an image that is on the edge.
-    assert abs(correct - best.num_correct) <= 2
+    assert abs(correct - best.answers[0].correct.sum()) <= 2
 
 
 def test_the_summary_tells_the_gain_and_where_to_look_next(finished: Finished) -> None:
@@ -170,38 +173,46 @@ def test_the_summary_tells_the_gain_and_where_to_look_next(finished: Finished) -
     assert "4 of 4 trials finished (4 complete, 0 pruned, 0 failed)" in printed
     for alias in ("champion", "unregularized", "recipe"):
         assert alias in printed
-    assert "gain there in points" in printed
-    assert "flatters" in printed
+    assert "winner's gain" in printed
+    assert "flatters" in " ".join(printed.split())
     assert "mlflow ui" in printed
     assert "regsearch evaluate models:/tiny-cnn@champion" in printed
 
 
 def test_a_gain_is_told_on_images_that_nobody_chose_by() -> None:
     """A champion that is better by validation, and worse where it was not chosen."""
-    finalists = [finalist("champion", 0.9, 60), finalist("recipe", 0.8, 64)]
-    standing = Standing(2, 2, 0, 0, "validation/accuracy", 0.9, 0)
-    console = Console(record=True, width=100, file=io.StringIO())
-    config = load_space(SPACES / "digits.yaml").config
-    console.print(summary(Outcome(config, standing, finalists)))
-    printed = console.export_text()
-    # 4 of 100 images, on which the two differ: 0.04, and 1.96 * sqrt((0.04 - 0.0016) / 100).
-    assert "-4.00 ± 3.84" in printed
+    printed = printed_summary(finalist("trial 7", 0.9, 60), finalist("recipe", 0.8, 64))
+    # 4 of 100 images, on which the two differ: 0.04, and t(99) * sqrt(0.04 * 0.96 / 99).
+    assert "-4.00 ± 3.91" in printed
     assert "can't be told apart" not in printed
     assert "+10.00" not in printed
+    assert "+30.00" in printed  # the search's 90 % against 60 %
 
 
 def test_finalists_that_cannot_be_told_apart_are_said_to_be_so() -> None:
-    finalists = [finalist("champion", 0.9, 61), finalist("recipe", 0.8, 60)]
+    printed = printed_summary(finalist("trial 7", 0.9, 61), finalist("recipe", 0.8, 60))
+    assert "trial 7 can't be told apart from recipe on these images" in printed
+
+
+def printed_summary(*finalists: Finalist) -> str:
     standing = Standing(2, 2, 0, 0, "validation/accuracy", 0.9, 0)
     console = Console(record=True, width=100, file=io.StringIO())
     config = load_space(SPACES / "digits.yaml").config
-    console.print(summary(Outcome(config, standing, finalists)))
-    assert "champion and recipe can't be told apart on these images" in console.export_text()
+    console.print(summary(Outcome(config, standing, Verdict(finalists, "accuracy", False))))
+    return console.export_text()
 
 
-def finalist(alias: str, value: float, num_correct: int) -> Finalist:
-    trial = optuna.create_trial(value=value)
-    return Finalist(alias, trial, np.arange(100) < num_correct)
+def finalist(name: str, value: float, num_correct: int) -> Finalist:
+    attrs = {SCORED: {"validation/accuracy": value}}
+    correct = np.arange(100) < num_correct
+    answers = Answers(correct, correct.astype(np.float32))
+    trial = optuna.create_trial(value=value, user_attrs=attrs)
+    return Finalist(name, trial, (), (answers,), "accuracy")
+
+
+def winner(outcome: Outcome) -> Finalist:
+    assert outcome.verdict is not None
+    return outcome.verdict.winner
 
 
 def test_running_again_adds_nothing_and_registers_nothing_twice(finished: Finished) -> None:
@@ -246,10 +257,13 @@ def test_two_workers_finish_the_study_and_find_what_one_finds(
     """Of trials with the same parameters: the baselines, whoever ran them."""
     outcome, _ = search(workspace, workers=2)
     assert (outcome.standing.finished, outcome.standing.failed) == (4, 0)
-    values = {f.alias: f.trial.value for f in outcome.finalists}
-    alone = {f.alias: f.trial.value for f in finished.outcome.finalists}
-    assert values["unregularized"] == alone["unregularized"]
-    assert values["recipe"] == alone["recipe"]
+    assert outcome.verdict
+    assert finished.outcome.verdict
+    for name in ("unregularized", "recipe"):
+        ours, alone = outcome.verdict.baseline(name), finished.outcome.verdict.baseline(name)
+        assert ours
+        assert alone
+        assert ours.trial.value == alone.trial.value
 
 
 def test_an_unknown_device_is_told_before_any_trial() -> None:
@@ -262,15 +276,15 @@ def test_a_finalist_whose_weights_are_gone_is_told_and_the_others_are_kept(
     workspace: Path,
 ) -> None:
     first, _ = search(workspace)
-    champion = first.finalists[0].trial.number
-    baseline = next(f for f in first.finalists[1:] if f.trial.number != champion)
+    assert first.verdict
+    baseline = next(f for f in first.verdict.finalists[1:] if f.baseline)
     for path in (workspace / "mlruns" / "weights").rglob(f"trial-{baseline.trial.number:05d}.pt"):
         path.unlink()
     again, printed = search(workspace)
-    problems = {finalist.alias: finalist.problem for finalist in again.finalists}
-    assert "FileNotFoundError" in problems[baseline.alias]
+    problems = {entry.alias: entry.problem for entry in again.registered}
+    assert "FileNotFoundError" in problems[baseline.name]
     assert problems["champion"] == ""
-    assert f"the {baseline.alias} is not registered: FileNotFoundError" in printed
+    assert f"the {baseline.name} is not registered: FileNotFoundError" in printed
 
 
 def test_a_net_that_cannot_take_the_images_is_told_before_any_trial(workspace: Path) -> None:

@@ -22,7 +22,7 @@ from pipeline.events import (
 )
 from pipeline.journal import journal_folder
 from pipeline.tracking import connect
-from pipeline.tracking.runs import StudyRuns
+from pipeline.tracking.runs import StudyRuns, study_identity
 from pipeline.tracking.updates import Point, RunUpdate, coalesce, to_updates
 from tests.mirrors import (
     DIGITS,
@@ -40,7 +40,7 @@ from tests.mirrors import (
 
 
 def open_runs() -> StudyRuns:
-    return StudyRuns.open(connect(), "my study", "id-1", DIGITS, "a maker")
+    return StudyRuns.open(connect(), "my study", study_identity("id-1"), DIGITS, "a maker")
 
 
 @pytest.mark.usefixtures("workspace")

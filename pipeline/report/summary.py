@@ -94,7 +94,7 @@ def _comparison(verdict: Verdict, metric: str) -> RenderableType:
     """One row a finalist, the winner first; what it gains is told where nobody chose."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     score = f"validation/{verdict.judged}"
-    for column in ("", "trial", score, "on selection", "optimism", "winner's gain"):
+    for column in ("", "trial", "search", "on selection", "optimism", "winner's gain"):
         table.add_column(column, no_wrap=True)
     for finalist in verdict.finalists:
         winner = finalist is verdict.winner
@@ -135,8 +135,7 @@ def _gain(verdict: Verdict, finalist: Finalist) -> str:
     gain = verdict.winner.gain_over(finalist)
     if gain is None:
         return "-"
-    tied = " (can't be told apart)" if verdict.is_tied(finalist) else ""
-    return f"{points(verdict.judged, gain[0])} {plus_minus(verdict.judged, gain[1])}{tied}"
+    return f"{points(verdict.judged, gain[0])} {plus_minus(verdict.judged, gain[1])}"
 
 
 def _explanations(verdict: Verdict, metric: str) -> list[Text]:
@@ -150,9 +149,10 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
         else f"the search chose by {metric}, which flatters the champion; nothing was trained again"
     )
     text = (
-        f"on selection: {verdict.judged} on {images:,} images that the search never saw. {how}. "
-        "Intervals are of 95 %, over images and seeds; gains are in points, in pairs. Optimism: by "
-        "how much the search's own score is better than that."
+        f"search: validation/{verdict.judged} of the trial. On selection: {verdict.judged} on "
+        f"{images:,} images that the search never saw; {how}. Optimism: by how much the search's "
+        "score is better than that. Gains are in pairs, image by image; intervals are of 95 %, "
+        "over images and seeds."
     )
     lines = [Text(text, style="dim italic")]
     tied = [f.name for f in verdict.finalists if verdict.is_tied(f)]

@@ -1,0 +1,297 @@
+"""Finalists: trained again with fresh seeds, compared in pairs on images that nobody chose by."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+from rich.console import Console
+
+from pipeline.answers import Answers, answers_of, judged_by
+from pipeline.finalists import Finalist, Verdict, best_training, points, ranked
+from pipeline.finalists import verdict as verdict_of
+from pipeline.progress import LogView
+from pipeline.report.summary import summary
+from pipeline.search import Options, Outcome, run_search
+from pipeline.seeding import TrialSeeds
+from pipeline.study.followup import ANSWERS, SEED, FollowUp, Point
+from pipeline.study.ledger import SCORED, Ledger
+from pipeline.study.storage import open_storage
+from tests.conftest import enter
+from tests.spaces import tiny_config, tiny_space, write_tiny
+
+TWO = ("finalists.count=2", "finalists.seeds=2")
+
+
+def test_scores_of_each_image_add_up_to_the_metric() -> None:
+    probabilities = np.array([[0.7, 0.3], [0.4, 0.6], [0.9, 0.1], [0.2, 0.8]])
+    labels = np.array([0, 0, 0, 1])
+    accuracy = answers_of(probabilities, labels, "accuracy")
+    assert accuracy.correct.tolist() == [True, False, True, True]
+    assert accuracy.scores.mean() == 0.75
+    # Class 0 has 2 of 3 right, class 1 has 1 of 1.
+    balanced = answers_of(probabilities, labels, "balanced_accuracy").scores
+    assert balanced.mean() == pytest.approx((2 / 3 + 1) / 2)
+    loss = answers_of(probabilities, labels, "loss").scores
+    assert loss.tolist() == pytest.approx([-np.log(p) for p in (0.7, 0.4, 0.9, 0.8)])
+    brier = answers_of(probabilities, labels, "brier").scores
+    assert brier.tolist() == pytest.approx([0.18, 0.72, 0.02, 0.08])
+
+
+@pytest.mark.parametrize("judged", ["accuracy", "loss"])
+def test_answers_survive_json(judged: str) -> None:
+    chance = np.random.default_rng(0)
+    probabilities = chance.dirichlet(np.ones(3), 1001)
+    answers = answers_of(probabilities, chance.integers(0, 3, 1001), judged)  # type: ignore[arg-type]
+    again = Answers.from_json(json.loads(json.dumps(answers.to_json())))
+    assert np.array_equal(again.correct, answers.correct)
+    assert np.array_equal(again.scores, answers.scores)
+
+
+def test_what_is_no_mean_over_images_is_judged_by_what_is() -> None:
+    assert judged_by("validation/macro_f1") == "accuracy"
+    assert judged_by("validation/ece") == "brier"
+    assert judged_by("validation/loss") == "loss"
+
+
+def finalist(name: str, search: float, *rows: list[int], judged: str = "accuracy") -> Finalist:
+    attrs = {SCORED: {f"validation/{judged}": search}}
+    trial = optuna.create_trial(value=search, user_attrs=attrs)
+    answers = [Answers(np.array(r, np.bool_), np.array(r, np.float32)) for r in rows]
+    return Finalist(name, trial, (), tuple(answers), judged)  # type: ignore[arg-type]
+
+
+def test_the_best_mean_wins_and_not_the_best_search_score() -> None:
+    lucky = finalist("trial 3", 0.9, [1, 1, 0, 0], [1, 0, 0, 0])
+    good = finalist("trial 5", 0.8, [1, 1, 1, 0], [1, 1, 0, 0])
+    found = Verdict(ranked([lucky, good], "accuracy"), "accuracy", True)
+    assert found.winner is good
+    assert good.selection is not None
+    assert good.selection[0] == 0.625
+    assert good.optimism == pytest.approx(0.175)
+    assert lucky.optimism == pytest.approx(0.9 - 0.375)
+    gain = good.gain_over(lucky)
+    assert gain is not None
+    assert gain[0] == 0.25
+    assert found.is_tied(lucky)  # four images and two seeds prove nothing
+    assert not found.is_tied(good)
+
+
+def test_a_lower_loss_wins() -> None:
+    low = finalist("trial 1", 0.5, [1, 1], [1, 1], judged="loss")
+    high = finalist("trial 2", 0.4, [2, 2], [2, 2], judged="loss")
+    assert ranked([high, low], "loss")[0] is low
+    assert low.gain_over(high) == (1.0, 0.0)
+    assert low.optimism == 0.5  # the search said half of what it is
+
+
+def test_validation_chooses_among_the_seeds() -> None:
+    trainings = tuple(optuna.create_trial(value=value) for value in (0.3, 0.1, 0.2))
+    one = Finalist("trial 1", trainings[0], trainings, (), "accuracy")
+    assert best_training(one, "validation/accuracy").value == 0.3
+    assert best_training(one, "validation/loss").value == 0.1
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    store = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+    found = Ledger(tiny_config(tmp_path, *TWO), store)
+    for value in (0.5, 0.6, 0.9, 0.8):
+        claim = found.claim()
+        assert claim
+        found.complete(claim, value)
+    yield found
+    store.close()
+
+
+def test_the_best_and_the_baselines_are_finalists(ledger: Ledger) -> None:
+    groups = list(dict.fromkeys(point.group for point in points(ledger)))
+    assert groups == ["trial 2", "trial 3", "unregularized", "recipe"]
+    assert len(points(ledger)) == 8
+    assert {point.seed for point in points(ledger)} == {"finalists/1", "finalists/2"}
+
+
+def test_points_are_queued_once_and_failed_ones_again(ledger: Ledger) -> None:
+    followup = FollowUp(ledger.config, ledger.store, "finalists")
+    wanted = [Point("a", "s/1", {"regularization.dropout": 0.1}), Point("a", "s/2", {})]
+    followup.add(wanted)
+    followup.add(wanted)
+    assert followup.target == 2
+    first = followup.claim()
+    assert first
+    assert first.name == "a, seed 1"
+    assert first.overrides == {"regularization.dropout": 0.1}
+    assert first.seed == "s/1"
+    followup.fail(first, "a reason")
+    followup.add(wanted)
+    names = []
+    while claim := followup.claim():
+        names.append(claim.name)
+        followup.complete(claim, 0.5)
+    assert names == ["a, seed 2", "a, seed 1"]
+    assert followup.is_over()
+    assert len(ledger.trials()) == 4  # the search has no more
+
+
+def test_points_of_one_seed_share_their_chance_and_none_has_the_searchs() -> None:
+    assert TrialSeeds.of(0, "finalists/1") == TrialSeeds.of(0, "finalists/1")
+    seeds = {TrialSeeds.of(0, key).init for key in ("finalists/1", "finalists/2", 1, 2)}
+    assert len(seeds) == 4
+
+
+def test_a_finalist_without_all_of_its_seeds_is_left_out_and_said_so(ledger: Ledger) -> None:
+    followup = FollowUp(ledger.config, ledger.store, "finalists")
+    followup.add(points(ledger))
+    assert verdict_of(ledger, followup) is None
+    answers = {ANSWERS: Answers(np.ones(4, np.bool_), np.ones(4, np.float32)).to_json()}
+    while claim := followup.claim():
+        if claim.name == "trial 2, seed 2":
+            followup.fail(claim, "a reason")
+        else:
+            followup.complete(claim, 0.5, answers)
+    found = verdict_of(ledger, followup)
+    assert found
+    assert [f.name for f in found.finalists] == ["unregularized", "recipe", "trial 3"]
+    assert found.notes == ("trial 2 is no finalist: 1 of its 2 trainings failed",)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("finalists")
+    (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def finished(workspace: Path) -> tuple[Outcome, str]:
+    return search(workspace)
+
+
+def search(folder: Path) -> tuple[Outcome, str]:
+    console = Console(record=True, width=120, file=io.StringIO())
+    outcome = run_search(tiny_space(folder, *TWO), Options(num_workers=1), LogView(console))
+    console.print(summary(outcome))
+    return outcome, console.export_text()
+
+
+def test_the_winner_is_registered_from_its_fresh_training(finished: tuple[Outcome, str]) -> None:
+    found = finished[0].verdict
+    assert found
+    assert found.retrained
+    means = [f.selection[0] for f in found.finalists if f.selection]
+    assert means == sorted(means, reverse=True)
+    assert all(len(f.trainings) == len(f.answers) == 2 for f in found.finalists)
+    client = MlflowClient()
+    version = client.get_model_version_by_alias("tiny-cnn", "champion")
+    run = client.get_run(version.run_id)
+    assert run.data.params["regularization.dropout"] is not None
+    assert run.data.tags["regsearch.group"] == found.winner.name
+    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["regsearch.kind"] == "finalists"
+    study = client.get_run(parent.data.tags["mlflow.parentRunId"])
+    assert study.data.tags["regsearch.kind"] == "study"
+    table = json.loads(mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/finalists.json"))
+    assert table["winner"] == found.winner.name
+    assert table["finalists"][0]["selection_mean"] == means[0]
+    assert set(client.get_registered_model("tiny-cnn").aliases) == {
+        "champion",
+        "unregularized",
+        "recipe",
+    }
+
+
+def test_the_registered_model_answers_as_the_net_that_was_judged(
+    finished: tuple[Outcome, str],
+) -> None:
+    from pipeline.datasets import load_splits
+
+    outcome = finished[0]
+    assert outcome.verdict
+    winner = outcome.verdict.winner
+    best = best_training(winner, outcome.config.study.metric)
+    answers = winner.answers[winner.trainings.index(best)]
+    selection = load_splits(outcome.config.data, outcome.config.study.seed).selection
+    model = mlflow.pyfunc.load_model("models:/tiny-cnn@champion")
+    told = model.predict(selection.images.astype(np.float32) / 255).argmax(axis=1)
+    assert abs(int((told == selection.labels).sum()) - int(answers.correct.sum())) <= 2
+
+
+def test_every_training_has_its_diagnosis_and_selection_scores(
+    finished: tuple[Outcome, str],
+) -> None:
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id], "tags.`regsearch.kind` = 'trial'")
+    trained = [run for run in runs if "regsearch.group" in run.data.tags]
+    assert len(trained) == 8 - 2 * (4 - len(finished[0].verdict.finalists))  # type: ignore[union-attr]
+    assert all("selection/accuracy" in run.data.metrics for run in trained)
+    searched = [run for run in runs if "regsearch.group" not in run.data.tags]
+    assert len(searched) == 4
+    assert not any("selection/accuracy" in run.data.metrics for run in searched)
+    words = {run.data.tags["regsearch.diagnosis"] for run in runs}
+    assert words <= {"healthy", "overfitting", "slightly overfitting", "underfitting"}
+
+
+def test_the_summary_shows_optimism_and_fresh_seeds(finished: tuple[Outcome, str]) -> None:
+    printed = " ".join(finished[1].split())
+    assert "optimism" in printed
+    assert "each was trained again with 2 fresh seeds" in printed
+    assert "finalists: 8 trainings" in printed or "finalists: 6 trainings" in printed
+
+
+def test_running_again_trains_nothing_and_says_the_same(
+    finished: tuple[Outcome, str], workspace: Path
+) -> None:
+    first = finished[0].verdict
+    versions = len(MlflowClient().search_model_versions("name = 'tiny-cnn'"))
+    again, printed = search(workspace)
+    assert again.verdict
+    assert first
+    assert again.verdict.to_json() == first.to_json()
+    assert "trainings with fresh seeds" not in printed
+    assert len(MlflowClient().search_model_versions("name = 'tiny-cnn'")) == versions
+
+
+def test_finalists_go_on_after_the_run_was_killed(tmp_path: Path) -> None:
+    """The process group is killed while finalists are trained; the same command goes on."""
+    write_tiny(tmp_path)
+    sets = [f"--set={text}" for text in (*TWO, "training.epochs=6")]
+    command = [sys.executable, "-m", "pipeline", "run", "tiny.yaml", "--workers", "1", *sets]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    log = tmp_path / "run.log"
+    with log.open("wb") as out:
+        run = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while ", seed 2:" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    store = open_storage(f"sqlite:///{tmp_path}/mlruns/optuna.db")
+    study = optuna.load_study(study_name="tiny/finalists", storage=store)
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    labels = [trial.user_attrs["regsearch.label"] for trial in study.trials]
+    assert len(labels) == len(set(labels)) >= 4
+    assert {trial.user_attrs[SEED] for trial in study.trials} == {"finalists/1", "finalists/2"}
+    store.close()
