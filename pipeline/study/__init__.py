@@ -28,6 +28,9 @@ class StudySettings(Settings):
     """Which point is tried next."""
     pruner: AnyPruner = MedianSettings(kind="median")
     """Which trials are stopped early."""
+    audit_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """The share of the trials that the pruner would stop which run on to their end, at least two in
+    a study: they tell what pruning costs. 0 switches it off."""
     grace_sec: Annotated[float, Field(ge=1)] = 60.0
     """A trial whose worker was not heard of for so long is given to another."""
     checkpoint_sec: Annotated[float, Field(ge=0)] = 10.0

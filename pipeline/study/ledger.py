@@ -17,6 +17,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.errors import UserError
 from pipeline.seeding import stream_seed
 from pipeline.settings import Scalar
+from pipeline.study.audit import WOULD_PRUNE, is_drawn, is_due, would_prune
 from pipeline.study.baselines import BASELINES, Baseline, baselines
 from pipeline.study.claim import Claim
 from pipeline.study.owner import has_died, new_owner
@@ -208,13 +209,30 @@ class Ledger:
         This and what settles a trial raise `ClaimLostError` where another has it by now.
 
         Baselines are never pruned: the gain over them is what the study is about. Nor is a trial at
-        an epoch that an earlier attempt of it has passed.
+        an epoch that an earlier attempt of it has passed, nor one that is audited.
         """
         self.store.report(claim.trial._trial_id, claim.owner, epoch, value)
         if claim.baseline is not None or epoch <= claim.reported_epochs:
             return False
         # Not `trial.should_prune()`: Optuna's handle knows only what was reported through it.
-        return self.study.pruner.prune(self.study, self.store.get_trial(claim.trial._trial_id))
+        trial = self.store.get_trial(claim.trial._trial_id)
+        if would_prune(trial) is not None or not self.study.pruner.prune(self.study, trial):
+            return False
+        if not self._audits(claim.number):
+            return True
+        self.store.mark(claim.trial._trial_id, claim.owner, {WOULD_PRUNE: epoch})
+        return False
+
+    def _audits(self, number: int) -> bool:
+        """Whether a trial that the pruner would stop runs on (see `study.audit`)."""
+        settings = self.config.study
+        if not settings.audit_fraction:
+            return False
+        if is_drawn(settings.seed, number, settings.audit_fraction):
+            return True
+        alive = (t for t in self.trials() if t.state != TrialState.FAIL)
+        audited = [trial for trial in alive if would_prune(trial) is not None]
+        return is_due(len(audited), self.num_finished(), settings.trials)
 
     def complete(self, claim: Claim, value: float, attrs: Mapping[str, Any] = _NOTHING) -> None:
         """Settle a trial that ran to its end; `attrs` are kept with it (see `SCORED`)."""

@@ -10,13 +10,14 @@ from typing import Any
 from pipeline.config.run_config import RunConfig
 from pipeline.errors import UserError
 
-# How long to go on, where things lie and what the winner is called change no trial. The images
-# themselves are guarded by their digest.
+# How long to go on, which trials the pruner spares, where things lie and what the winner is called
+# change no trial. The images themselves are guarded by their digest.
 FREE = (
     "study.trials",
     "study.max_consecutive_failures",
     "study.grace_sec",
     "study.checkpoint_sec",
+    "study.audit_fraction",
     "data.root",
     "data.cache",
     "registry.model_name",

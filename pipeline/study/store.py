@@ -152,6 +152,16 @@ class Store(RDBStorage):
             _write_row(session, values, at, reported)
             _write_row(session, beats, {"trial_id": trial_id}, {"heartbeat": sql.func.now()})
 
+    @persistent
+    def mark(self, trial_id: int, owner: str, attrs: Mapping[str, Any]) -> None:
+        """Set user attributes (JSON) of a running trial.
+
+        Raises:
+            ClaimLostError: the trial is no longer its own.
+        """
+        with self._held(trial_id, owner) as (session, trial):
+            self._set_attrs(session, trial, dict(attrs))
+
     @contextmanager
     def gathered_params(self) -> Iterator[None]:
         """What Optuna writes of a trial's parameters inside is one transaction at the end."""
