@@ -16,7 +16,7 @@ from pipeline.config.space_file import Space
 from pipeline.coordinator import Coordinator, standing
 from pipeline.datasets import Splits, load_splits
 from pipeline.events import StudyEnded, StudyStarted, StudyStatus, now_ms
-from pipeline.finalists import Finalist, Registrar
+from pipeline.finalists import CHAMPION, Finalist, Registrar
 from pipeline.journal import JournalReader, JournalWriter, journal_folder
 from pipeline.mirroring import AWAY_SEC, agree, deliver, open_mirror
 from pipeline.models import build_model
@@ -68,7 +68,8 @@ class Outcome:
     @property
     def succeeded(self) -> bool:
         """Whether the study got as far as it could, with a champion to show for it."""
-        return bool(self.finalists) and not self.too_many_failures
+        has_champion = any(finalist.alias == CHAMPION for finalist in self.finalists)
+        return has_champion and not self.too_many_failures
 
 
 def run_search(space: Space, options: Options, view: View) -> Outcome:

@@ -139,7 +139,7 @@ class TrialRunner:
 
         result = trainer.fit(report)
         value = result.metrics[config.study.metric]
-        if claim.baseline is not None or self.ledger.would_be_kept(value):
+        if claim.baseline is not None or self.ledger.would_be_kept(value, result.metrics):
             self.weights.save(claim.number, trainer.model)  # before the store calls it complete
         return Verdict("COMPLETE", value, _ending(result), result.best_epoch, result.metrics)
 

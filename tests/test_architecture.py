@@ -22,7 +22,7 @@ LAYERS = [
     {"study/store"},
     {"study"},
     {"config"},
-    {"tracking", "study/storage", "study/spec", "study/baselines", "progress"},
+    {"tracking", "study/storage", "study/spec", "study/baselines", "study/constraints", "progress"},
     {"study/claim"},
     {"study/ledger"},
     {"calibration", "exported_model", "study/record"},

@@ -20,6 +20,9 @@ class StudySettings(Settings):
     100 in all, the first one a letter or a digit."""
     metric: Metric = "validation/accuracy"
     """What is optimized. Its direction follows from its name."""
+    constraints: dict[str, float] = Field(default_factory=dict)
+    """Metric -> the highest value it may have, or the lowest where more is better. Trials that keep
+    all of these at their best epoch come before those that don't, and only they can win."""
     trials: Annotated[int, Field(ge=1)] = 50
     """Finished (complete or pruned) trials in the study, over all runs of it; baselines count."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -6,7 +6,7 @@ Optuna's store is the authority; nothing is counted anywhere else.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,10 +20,25 @@ from pipeline.settings import Scalar
 from pipeline.study.audit import WOULD_PRUNE, is_drawn, is_due, would_prune
 from pipeline.study.baselines import BASELINES, Baseline, baselines
 from pipeline.study.claim import Claim
+from pipeline.study.constraints import (
+    CONSTRAINTS_PREFIX,
+    constraint_attrs,
+    is_feasible,
+    judged,
+    keeps,
+    nearest_miss,
+)
 from pipeline.study.owner import has_died, new_owner
 from pipeline.study.pruners import build_pruner
 from pipeline.study.samplers import QmcSettings, build_sampler
-from pipeline.study.spec import extension, require_same_data, require_same_spec, spec
+from pipeline.study.spec import (
+    JUDGED,
+    Change,
+    extension,
+    require_same_data,
+    require_same_spec,
+    spec,
+)
 from pipeline.study.store import ATTEMPT, FINISHED, REASON, ClaimLostError, Store, Swept
 from pipeline.training.metrics import direction, is_better
 
@@ -84,12 +99,19 @@ class Ledger:
             self.sweep()
             running = self.trials(TrialState.RUNNING)
             require_same_spec(then, now, self.config.study.name, also=changes, running=len(running))
+            self._judge_anew(changes)
             self.store.set_distributions(self.id, self._distributions())
             self.study = self._open_study()  # Optuna keeps finished trials as it has read them
             self.keep("spec", now)
         else:
             require_same_spec(then, now, self.config.study.name)
         return [change.text for change in changes]
+
+    def _judge_anew(self, changes: Sequence[Change]) -> None:
+        """By the constraints as they are now, where they have changed."""
+        if any(key.startswith(JUDGED) for change in changes for key in change.keys):
+            attrs = judged(self.trials(*FINISHED), self.config.study.constraints, SCORED)
+            self.store.replace_system_attrs(self.id, CONSTRAINTS_PREFIX, attrs)
 
     def _distributions(self) -> dict[str, str]:
         """Of the numbers searched, as Optuna writes them: old trials get the wider bounds too."""
@@ -259,23 +281,32 @@ class Ledger:
         value: float | None = None,
         attrs: Mapping[str, Any] = _NOTHING,
     ) -> None:
-        self.store.finish(claim.trial._trial_id, claim.owner, state, value, attrs)
+        judgement: Mapping[str, float] = _NOTHING
+        if state in FINISHED and self.config.study.constraints:
+            judgement = constraint_attrs(self.config.study.constraints, attrs[SCORED])
+        self.store.finish(claim.trial._trial_id, claim.owner, state, value, attrs, judgement)
         self.held = None
 
     def best(self) -> FrozenTrial | None:
-        """The complete trial with the best value; None while there is none."""
+        """The best trial that keeps the constraints; None while there is none."""
         return next(iter(self.ranked()), None)
 
     def ranked(self) -> list[FrozenTrial]:
-        """The complete trials, the best first; of equals, the older."""
+        """The complete trials that keep the constraints, the best first; of equals, the older."""
         return self._ranked(self.trials(TrialState.COMPLETE))
 
     def _ranked(self, complete: list[FrozenTrial]) -> list[FrozenTrial]:
         down = direction(self.config.study.metric) == "maximize"
-        return sorted(complete, key=value_of, reverse=down)
+        return sorted(filter(is_feasible, complete), key=value_of, reverse=down)
 
-    def would_be_kept(self, value: float) -> bool:
+    def nearest_miss(self) -> str:
+        """Which complete trial comes nearest to the constraints, where none keeps them."""
+        return nearest_miss(self.trials(TrialState.COMPLETE))
+
+    def would_be_kept(self, value: float, metrics: Mapping[str, float] = _NOTHING) -> bool:
         """Whether a complete trial with this value would be among the best that keep weights."""
+        if not keeps(self.config.study.constraints, metrics):
+            return False
         ranked = self.ranked()
         if len(ranked) < NUM_KEPT:
             return True

@@ -21,9 +21,24 @@ Metric = Literal[
 METRICS: tuple[str, ...] = get_args(Metric)
 
 
+BOUNDABLE = (
+    *METRICS,
+    "validation/ece",
+    "validation/brier",
+    "train/loss",
+    "train/accuracy",
+    "train/clean_accuracy",
+    "generalization_gap",
+)
+"""What a study can set a bound on: measured after each epoch, whatever the machine."""
+
+_LESS_IS_BETTER = ("loss", "ece", "brier", "generalization_gap")
+
+
 def direction(metric: str) -> Literal["minimize", "maximize"]:
-    """The direction that a metric's name implies: a loss is minimized, all else maximized."""
-    return "minimize" if metric.endswith("loss") else "maximize"
+    """The direction that a metric's name implies: losses, calibration errors and the generalization
+    gap are minimized, all else is maximized."""
+    return "minimize" if metric.endswith(_LESS_IS_BETTER) else "maximize"
 
 
 def is_better(metric: str, value: float, than: float, min_delta: float = 0.0) -> bool:
