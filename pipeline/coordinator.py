@@ -143,7 +143,7 @@ def standing(ledger: Ledger) -> Standing:
         if trial.state == TrialState.PRUNED
     )
     return Standing(
-        target=ledger.config.study.trials,
+        target=ledger.target,
         complete=states.count(TrialState.COMPLETE),
         pruned=states.count(TrialState.PRUNED),
         failed=states.count(TrialState.FAIL),

@@ -10,8 +10,7 @@ from typing import cast
 from optuna.trial import FrozenTrial
 
 from pipeline.journal import journal_folder
-from pipeline.study.claim import trial_name
-from pipeline.study.ledger import BASELINE, OVERRIDES, Ledger
+from pipeline.study.ledger import Ledger
 from pipeline.study.store import ATTEMPT, REASON
 from pipeline.tracking import DatasetInfo, Finding, Mirror, StudyFacts, TrialRecord, reconcile
 from pipeline.tracking.reconcile import StoredState
@@ -52,16 +51,13 @@ def agree(ledger: Ledger, mirror: Mirror, *, fix: bool = True) -> list[Finding]:
 
 
 def _record(ledger: Ledger, trial: FrozenTrial) -> TrialRecord:
-    baseline = trial.user_attrs.get(BASELINE)
-    overrides = trial.user_attrs.get(OVERRIDES, trial.params)
-    values = ledger.config.values() | overrides
     return TrialRecord(
         number=trial.number,
         attempt=int(trial.user_attrs.get(ATTEMPT, 0)),
         state=cast(StoredState, trial.state.name),
-        name=trial_name(trial.number, baseline),
-        params={path: values[path] for path in trial.params} | overrides,
-        tags={} if baseline is None else {"regsearch.baseline": baseline},
+        name=ledger.name_of(trial),
+        params=ledger.params_of(trial),
+        tags=ledger.tags_of(trial),
         metric=ledger.config.study.metric,
         curve=trial.intermediate_values,
         reason=str(trial.user_attrs.get(REASON, "")),

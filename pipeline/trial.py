@@ -139,13 +139,13 @@ class TrialRunner:
 
         result = trainer.fit(report)
         value = result.metrics[config.study.metric]
-        if claim.baseline is not None or self.ledger.would_be_kept(value, result.metrics):
+        if self.ledger.keeps_weights(claim, value, result.metrics):
             self.weights.save(claim.number, trainer.model)  # before the store calls it complete
         return Verdict("COMPLETE", value, _ending(result), result.best_epoch, result.metrics)
 
     def _trainer(self, claim: Claim, config: RunConfig, state: dict[str, Any] | None) -> Trainer:
         """The trial's training, from its start or from a saved state."""
-        seeds = TrialSeeds.of(self.config.study.seed, claim.number)
+        seeds = TrialSeeds.of(self.config.study.seed, claim.seed)
         model = build_seeded(config, self.data, seeds.init)
         structure = Structure.of(config).widened(self.needs)
         shared = self.steps.get(config.model, model, config, structure)
@@ -195,7 +195,6 @@ class TrialRunner:
         self.journal.put(Note(text, now_ms()))
 
     def _started(self, claim: Claim, num_epochs: int, state: dict[str, Any] | None) -> Event:
-        tags = {} if claim.baseline is None else {"regsearch.baseline": str(claim.baseline)}
         resumed = {} if state is None else {"regsearch.resumed_after_epoch": str(state["epoch"])}
         return TrialStarted(
             trial=claim.number,
@@ -205,7 +204,7 @@ class TrialRunner:
             params=claim.params,
             num_epochs=num_epochs,
             time_ms=now_ms(),
-            tags=tags | resumed,
+            tags={**claim.tags, **resumed},
         )
 
 

@@ -376,8 +376,8 @@ def test_the_best_five_and_the_baselines_keep_their_weights(tmp_path: Path) -> N
     assert [n for n in range(len(values)) if needed(n)] == [0, 1, 2, 4, 6, 7, 8]
     assert needed(running.number)  # it may have saved its weights already
     assert not needed(failed.number)
-    assert ledger.would_be_kept(0.51)
-    assert not ledger.would_be_kept(0.5)
+    assert ledger.keeps_weights(running, 0.51)
+    assert not ledger.keeps_weights(running, 0.5)
 
 
 @pytest.mark.parametrize(

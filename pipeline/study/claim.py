@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.settings import Scalar
@@ -21,29 +21,26 @@ class Claim:
         trial: Optuna's handle on it.
         owner: the token under which it is held.
         attempt: which one this is, from 1.
+        name: what people shall read.
+        seed: names the trial's streams of chance: its number, unless it shares another's.
         overrides: what it changes in the file's settings.
         params: what it has for every searched setting, changed or not.
         baseline: which baseline it is, if it is one.
+        tags: what else MLflow shows of it.
         reported_epochs: how many epochs the earlier attempts have reported.
     """
 
     trial: optuna.Trial
     owner: str
     attempt: int
+    name: str
+    seed: int | str
     overrides: Mapping[str, Scalar]
     params: Mapping[str, Scalar | None]
-    baseline: Baseline | None
+    baseline: Baseline | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
     reported_epochs: int = 0
 
     @property
     def number(self) -> int:
         return self.trial.number
-
-    @property
-    def name(self) -> str:
-        return trial_name(self.number, self.baseline)
-
-
-def trial_name(number: int, baseline: str | None) -> str:
-    """`trial 7`, or `trial 0 (unregularized)`."""
-    return f"trial {number}" + (f" ({baseline})" if baseline else "")

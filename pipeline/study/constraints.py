@@ -40,9 +40,7 @@ def keeps(bounds: Mapping[str, float], metrics: Mapping[str, float]) -> bool:
     return all(missed <= 0 for missed in violations(bounds, metrics).values())
 
 
-def constraint_attrs(
-    bounds: Mapping[str, float], metrics: Mapping[str, float]
-) -> dict[str, float]:
+def constraint_attrs(bounds: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
     """The violations as `optuna.Trial.set_constraint` would write them: system attributes.
 
     That call is a transaction of its own, and asks nobody whose trial it is; as attributes they

@@ -46,6 +46,7 @@ BASELINE, OVERRIDES = "regsearch.baseline", "regsearch.overrides"
 SCORED = "regsearch.scored"
 """All metrics of a trial's best epoch (of the last one, where it was pruned), by name."""
 _NOTHING: Mapping[str, Any] = {}
+Values = dict[str, Scalar | None]
 
 NUM_KEPT = 5
 """So many of the best complete trials keep their weights, and the baselines theirs."""
@@ -81,10 +82,20 @@ class Ledger:
         if begin:
             self._queue_baselines()
 
+    @property
+    def study_name(self) -> str:
+        """Optuna's name of it."""
+        return self.config.study.name
+
+    @property
+    def target(self) -> int:
+        """How many trials shall be finished."""
+        return self.config.study.trials
+
     def _open_study(self) -> optuna.Study:
         config = self.config
         return optuna.create_study(
-            study_name=config.study.name,
+            study_name=self.study_name,
             storage=self.store,
             load_if_exists=True,
             direction=direction(config.study.metric),
@@ -190,23 +201,61 @@ class Ledger:
     def claim(self) -> Claim | None:
         """Take the next trial; None while finished and running ones use the budget up."""
         owner = new_owner()
-        trial_id = self.store.claim(self.id, self.config.study.trials, owner)
+        trial_id = self.store.claim(self.id, self._budget(), owner)
         if trial_id is None:
             return None
         self.held = (trial_id, owner)
         frozen = next(t for t in self.trials() if t._trial_id == trial_id)  # this fills its cache
         self.study._thread_local.cached_all_trials = None
-        self.study.sampler = self._sampler(frozen.number)
         trial = optuna.Trial(self.study, trial_id)
+        overrides, params = self._settings_of(trial, frozen)
+        return Claim(
+            trial,
+            owner,
+            attempt=frozen.user_attrs[ATTEMPT],
+            name=self.name_of(frozen),
+            seed=self._seed_of(frozen),
+            overrides=overrides,
+            params=params,
+            baseline=frozen.user_attrs.get(BASELINE),
+            tags=self.tags_of(frozen),
+            reported_epochs=max(frozen.intermediate_values, default=0),
+        )
+
+    def _budget(self) -> int | None:
+        """How many trials there may be, running ones included; None for those that wait alone."""
+        return self.config.study.trials
+
+    def _settings_of(
+        self, trial: optuna.Trial, frozen: FrozenTrial
+    ) -> tuple[dict[str, Scalar], Values]:
+        """What a trial changes in the file's settings, and what it has for all that is searched:
+        drawn by the sampler, as far as it has not been."""
+        self.study.sampler = self._sampler(frozen.number)
         with self.store.gathered_params():
             sample = self.space.sample(trial)
-        baseline = frozen.user_attrs.get(BASELINE)
-        overrides = sample if baseline is None else frozen.user_attrs[OVERRIDES]
+        overrides: dict[str, Scalar] = frozen.user_attrs.get(OVERRIDES, sample)
         values = self.config.values() | overrides
-        params = {path: values[path] for path in sample} | overrides
-        reported = max(frozen.intermediate_values, default=0)
-        attempt = frozen.user_attrs[ATTEMPT]
-        return Claim(trial, owner, attempt, overrides, params, baseline, reported)
+        return overrides, {path: values[path] for path in sample} | overrides
+
+    def _seed_of(self, trial: FrozenTrial) -> int | str:
+        return trial.number
+
+    def name_of(self, trial: FrozenTrial) -> str:
+        """`trial 7`, or `trial 0 (unregularized)`."""
+        baseline = trial.user_attrs.get(BASELINE)
+        return f"trial {trial.number}" + (f" ({baseline})" if baseline else "")
+
+    def params_of(self, trial: FrozenTrial) -> Values:
+        """What a trial has for every searched setting."""
+        overrides = overrides_of(trial)
+        values = self.config.values() | overrides
+        return {path: values[path] for path in trial.params} | overrides
+
+    def tags_of(self, trial: FrozenTrial) -> dict[str, str]:
+        """What else MLflow shows of a trial."""
+        baseline = trial.user_attrs.get(BASELINE)
+        return {} if baseline is None else {"regsearch.baseline": baseline}
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """A sampler whose stream follows from the trial, however often the study is restarted.
@@ -303,8 +352,12 @@ class Ledger:
         """Which complete trial comes nearest to the constraints, where none keeps them."""
         return nearest_miss(self.trials(TrialState.COMPLETE))
 
-    def would_be_kept(self, value: float, metrics: Mapping[str, float] = _NOTHING) -> bool:
-        """Whether a complete trial with this value would be among the best that keep weights."""
+    def keeps_weights(
+        self, claim: Claim, value: float, metrics: Mapping[str, float] = _NOTHING
+    ) -> bool:
+        """Whether a trial that completes with this value is a baseline, or among the best."""
+        if claim.baseline is not None:
+            return True
         if not keeps(self.config.study.constraints, metrics):
             return False
         ranked = self.ranked()

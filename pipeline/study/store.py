@@ -93,14 +93,14 @@ class Store(RDBStorage):
             yield session
 
     @persistent
-    def claim(self, study_id: int, budget: int, owner: str) -> int | None:
+    def claim(self, study_id: int, budget: int | None, owner: str) -> int | None:
         """Take the next trial for `owner`, a token that names this one claim.
 
         Waiting trials come first, by number; a new one is made while finished, running and waiting
-        ones are fewer than `budget`.
+        ones are fewer than `budget`. With None, there are only those that wait.
 
         Returns:
-            The trial's id; None when finished and running trials use the budget up.
+            The trial's id; None when finished and running trials use the budget up, or none waits.
         """
         with self._transaction(lock_study=study_id) as session:
             running = self._in_state(session, study_id, TrialState.RUNNING)
@@ -109,7 +109,7 @@ class Store(RDBStorage):
                 return int(mine[0].trial_id)
             taken = len(running) + self._count(session, study_id, *FINISHED)
             waiting = self._in_state(session, study_id, TrialState.WAITING)
-            if taken >= budget:
+            if taken >= budget if budget is not None else not waiting:
                 return None
             trial = waiting[0] if waiting else self._get_prepared_new_trial(study_id, None, session)
             trial.state, trial.datetime_start = TrialState.RUNNING, datetime.now()
