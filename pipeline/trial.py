@@ -139,7 +139,7 @@ class TrialRunner:
 
         result = trainer.fit(report)
         value = result.metrics[config.study.metric]
-        if self.ledger.keeps_weights(claim, value, result.metrics):
+        if self.ledger.keeps_weights(claim, value):
             self.weights.save(claim.number, trainer.model)  # before the store calls it complete
         return Verdict("COMPLETE", value, _ending(result), result.best_epoch, result.metrics)
 

@@ -50,7 +50,9 @@ def _warnings(outcome: Outcome) -> list[Text]:
         lines.append(outcome.too_many_failures)
     if outcome.timed_out:
         lines.append("stopped at the time limit; the same command goes on")
-    if not outcome.finalists and not outcome.timed_out:
+    if outcome.standing.missed:
+        lines.append(f"{outcome.standing.missed}, so there is no champion")
+    elif not outcome.finalists and not outcome.timed_out:
         lines.append("no trial is complete, so there is no champion")
     for finalist in outcome.finalists:
         if finalist.problem:

@@ -25,7 +25,6 @@ from pipeline.study.constraints import (
     constraint_attrs,
     is_feasible,
     judged,
-    keeps,
     nearest_miss,
 )
 from pipeline.study.owner import has_died, new_owner
@@ -352,14 +351,11 @@ class Ledger:
         """Which complete trial comes nearest to the constraints, where none keeps them."""
         return nearest_miss(self.trials(TrialState.COMPLETE))
 
-    def keeps_weights(
-        self, claim: Claim, value: float, metrics: Mapping[str, float] = _NOTHING
-    ) -> bool:
-        """Whether a trial that completes with this value is a baseline, or among the best."""
+    def keeps_weights(self, claim: Claim, value: float) -> bool:
+        """Whether a trial that completes with this value is a baseline, or among the best if it
+        keeps the constraints: if not, its weights are needed no longer once it is complete."""
         if claim.baseline is not None:
             return True
-        if not keeps(self.config.study.constraints, metrics):
-            return False
         ranked = self.ranked()
         if len(ranked) < NUM_KEPT:
             return True
