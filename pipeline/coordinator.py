@@ -153,6 +153,7 @@ def standing(ledger: Ledger) -> Standing:
         best_trial=None if best is None else best.number,
         saved_epochs=saved,
         allowed_epochs=sum(allowed.values()),
+        missed=ledger.nearest_miss(),
     )
 
 

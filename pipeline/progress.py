@@ -29,7 +29,7 @@ class Standing:
 
     `resumed` counts the attempts that were interrupted or killed, and were or will be taken up.
     `saved_epochs` are those that pruned trials did not run, of the `allowed_epochs` of all that are
-    finished.
+    finished. `missed` says which trial comes nearest to the constraints, where none keeps them.
     """
 
     target: int
@@ -42,6 +42,7 @@ class Standing:
     resumed: int = 0
     saved_epochs: int = 0
     allowed_epochs: int = 0
+    missed: str = ""
 
     @property
     def saved_share(self) -> float:
@@ -59,7 +60,7 @@ class Standing:
     @property
     def best(self) -> str:
         if self.best_trial is None:
-            return "-"
+            return self.missed or "-"
         return f"{show_metric(self.metric, self.best_value)} (trial {self.best_trial})"
 
     def counts(self) -> str:

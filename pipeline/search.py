@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from pipeline.analysis.audit import Audit, audit
 from pipeline.config import RunConfig
 from pipeline.config.space_file import Space
 from pipeline.coordinator import standing
@@ -57,6 +58,7 @@ class Outcome:
     config: RunConfig
     standing: Standing
     verdict: Verdict | None = None
+    audit: Audit | None = None
     registered: list[Registration] = field(default_factory=list)
     too_many_failures: str = ""
     timed_out: bool = False
@@ -103,7 +105,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
             outcome.timed_out = time.time() >= deadline and not ledger.is_over()
             finalists = None if given_up else train_finalists(shop, splits)
-            outcome.standing = standing(ledger)
+            outcome.audit = audit(ledger.trials(), ledger.config)
             if deliver(mirror, FLUSH_SEC):
                 reached: Mirror | None = mirror
                 agree(ledger, mirror)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-Stream = Literal["split", "init", "order", "augmentation", "mixing", "dropout", "sampler"]
+Stream = Literal["split", "init", "order", "augmentation", "mixing", "dropout", "sampler", "audit"]
 
 
 def stream_seed(study_seed: int, stream: Stream, trial: int | str | None = None) -> int:

@@ -33,6 +33,7 @@ from pipeline.models import build_model
 from pipeline.seeding import TrialSeeds
 from pipeline.state_file import DamagedFileError
 from pipeline.study.claim import Claim
+from pipeline.study.constraints import constraint_tags
 from pipeline.study.followup import ANSWERS, WEIGHTS
 from pipeline.study.ledger import SCORED, Ledger
 from pipeline.study.patience import StoreAwayError
@@ -227,7 +228,11 @@ class TrialRunner:
             self.ledger.fits(),
             self.config.with_overrides(claim.overrides).values(),
         )
-        return {"regsearch.diagnosis": found.word, "regsearch.advice": found.advice}
+        return {
+            "regsearch.diagnosis": found.word,
+            "regsearch.advice": found.advice,
+            **constraint_tags(self.config, scores),
+        }
 
     def _give_back(self, claim: Claim) -> None:
         try:

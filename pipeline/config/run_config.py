@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from pipeline.config.problems import Problem, explain, raise_all
+from pipeline.config.problems import Problem, explain, nearest_name, raise_all
 from pipeline.config.search_space import SearchEntry, SearchSpace
 from pipeline.datasets import DataSettingsUnion
 from pipeline.errors import UserError
@@ -19,6 +19,7 @@ from pipeline.finalist_settings import FinalistSettings
 from pipeline.models import ModelSettingsUnion
 from pipeline.settings import Scalar, Settings, field_classes, has_kind, scalar_fields
 from pipeline.study import StudySettings
+from pipeline.training.metrics import BOUNDABLE
 from pipeline.training.recipe import Recipe
 
 T = TypeVar("T", bound=Settings)
@@ -119,6 +120,18 @@ class RunConfig(Recipe):
                 cure="lower `study.pruner.min_epochs`",
             )
         yield from self._regularizers_without_place()
+        yield from self._unknown_constraints()
+
+    def _unknown_constraints(self) -> Iterator[Problem]:
+        for name in self.study.constraints:
+            if name not in BOUNDABLE:
+                meant = nearest_name(name, BOUNDABLE)
+                yield Problem(
+                    ("study", "constraints", name),
+                    f"`{name}` is not a metric that can be constrained",
+                    rule=f"one of {', '.join(BOUNDABLE)}",
+                    cure=f"did you mean `{meant}`?" if meant else "name one of them",
+                )
 
     def _regularizers_without_place(self) -> Iterator[Problem]:
         for name in ("dropout", "spatial_dropout", "stochastic_depth"):

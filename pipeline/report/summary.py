@@ -33,6 +33,8 @@ def summary(outcome: Outcome) -> RenderableType:
     parts: list[RenderableType] = [Text(head, style="bold")]
     if standing.saved_epochs:
         parts.append(Text(f"pruning saved {standing.saved_share:.0%} of their epochs"))
+    if outcome.audit is not None and outcome.audit.num_audited:
+        parts.append(Text(f"pruning audit: {outcome.audit.advice}"))
     parts += _warnings(outcome)
     if outcome.verdict is not None:
         parts += [Text(""), _comparison(outcome.verdict, outcome.config.study.metric)]
@@ -49,7 +51,9 @@ def _warnings(outcome: Outcome) -> list[Text]:
     if outcome.timed_out:
         lines.append("stopped at the time limit; the same command goes on")
     if outcome.verdict is None:
-        if not outcome.timed_out:
+        if outcome.standing.missed:
+            lines.append(f"{outcome.standing.missed}, so there is no champion")
+        elif not outcome.timed_out:
             lines.append("no trial is complete, so there is no champion")
     else:
         lines += outcome.verdict.notes

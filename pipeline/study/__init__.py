@@ -20,6 +20,9 @@ class StudySettings(Settings):
     100 in all, the first one a letter or a digit."""
     metric: Metric = "validation/accuracy"
     """What is optimized. Its direction follows from its name."""
+    constraints: dict[str, float] = Field(default_factory=dict)
+    """Metric -> the highest value it may have, or the lowest where more is better. Trials that keep
+    all of these at their best epoch come before those that don't, and only they can win."""
     trials: Annotated[int, Field(ge=1)] = 50
     """Finished (complete or pruned) trials in the study, over all runs of it; baselines count."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -28,6 +31,9 @@ class StudySettings(Settings):
     """Which point is tried next."""
     pruner: AnyPruner = MedianSettings(kind="median")
     """Which trials are stopped early."""
+    audit_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """The share of the trials that the pruner would stop which run on to their end, at least two in
+    a study: they tell what pruning costs. 0 switches it off."""
     grace_sec: Annotated[float, Field(ge=1)] = 60.0
     """A trial whose worker was not heard of for so long is given to another."""
     checkpoint_sec: Annotated[float, Field(ge=0)] = 10.0

@@ -6,7 +6,7 @@ Optuna's store is the authority; nothing is counted anywhere else.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,12 +17,27 @@ from pipeline.config.run_config import RunConfig
 from pipeline.errors import UserError
 from pipeline.seeding import stream_seed
 from pipeline.settings import Scalar
+from pipeline.study.audit import WOULD_PRUNE, is_drawn, is_due, would_prune
 from pipeline.study.baselines import BASELINES, Baseline, baselines
 from pipeline.study.claim import Claim
+from pipeline.study.constraints import (
+    CONSTRAINTS_PREFIX,
+    constraint_attrs,
+    is_feasible,
+    judged,
+    nearest_miss,
+)
 from pipeline.study.owner import has_died, new_owner
 from pipeline.study.pruners import build_pruner
 from pipeline.study.samplers import QmcSettings, build_sampler
-from pipeline.study.spec import extension, require_same_data, require_same_spec, spec
+from pipeline.study.spec import (
+    JUDGED,
+    Change,
+    extension,
+    require_same_data,
+    require_same_spec,
+    spec,
+)
 from pipeline.study.store import ATTEMPT, FINISHED, REASON, ClaimLostError, Store, Swept
 from pipeline.training.metrics import direction, is_better
 
@@ -97,12 +112,19 @@ class Ledger:
             self.sweep()
             running = self.trials(TrialState.RUNNING)
             require_same_spec(then, now, self.config.study.name, also=changes, running=len(running))
+            self._judge_anew(changes)
             self.store.set_distributions(self.id, self._distributions())
             self.study = self._open_study()  # Optuna keeps finished trials as it has read them
             self.keep("spec", now)
         else:
             require_same_spec(then, now, self.config.study.name)
         return [change.text for change in changes]
+
+    def _judge_anew(self, changes: Sequence[Change]) -> None:
+        """By the constraints as they are now, where they have changed."""
+        if any(key.startswith(JUDGED) for change in changes for key in change.keys):
+            attrs = judged(self.trials(*FINISHED), self.config.study.constraints, SCORED)
+            self.store.replace_system_attrs(self.id, CONSTRAINTS_PREFIX, attrs)
 
     def _distributions(self) -> dict[str, str]:
         """Of the numbers searched, as Optuna writes them: old trials get the wider bounds too."""
@@ -260,13 +282,30 @@ class Ledger:
         This and what settles a trial raise `ClaimLostError` where another has it by now.
 
         Baselines are never pruned: the gain over them is what the study is about. Nor is a trial at
-        an epoch that an earlier attempt of it has passed.
+        an epoch that an earlier attempt of it has passed, nor one that is audited.
         """
         self.store.report(claim.trial._trial_id, claim.owner, epoch, value)
         if claim.baseline is not None or epoch <= claim.reported_epochs:
             return False
         # Not `trial.should_prune()`: Optuna's handle knows only what was reported through it.
-        return self.study.pruner.prune(self.study, self.store.get_trial(claim.trial._trial_id))
+        trial = self.store.get_trial(claim.trial._trial_id)
+        if would_prune(trial) is not None or not self.study.pruner.prune(self.study, trial):
+            return False
+        if not self._audits(claim.number):
+            return True
+        self.store.mark(claim.trial._trial_id, claim.owner, {WOULD_PRUNE: epoch})
+        return False
+
+    def _audits(self, number: int) -> bool:
+        """Whether a trial that the pruner would stop runs on (see `study.audit`)."""
+        settings = self.config.study
+        if not settings.audit_fraction:
+            return False
+        if is_drawn(settings.seed, number, settings.audit_fraction):
+            return True
+        alive = (t for t in self.trials() if t.state != TrialState.FAIL)
+        audited = [trial for trial in alive if would_prune(trial) is not None]
+        return is_due(len(audited), self.num_finished(), settings.trials)
 
     def complete(self, claim: Claim, value: float, attrs: Mapping[str, Any] = _NOTHING) -> None:
         """Settle a trial that ran to its end; `attrs` are kept with it (see `SCORED`)."""
@@ -293,23 +332,31 @@ class Ledger:
         value: float | None = None,
         attrs: Mapping[str, Any] = _NOTHING,
     ) -> None:
-        self.store.finish(claim.trial._trial_id, claim.owner, state, value, attrs)
+        judgement: Mapping[str, float] = _NOTHING
+        if state in FINISHED and self.config.study.constraints:
+            judgement = constraint_attrs(self.config.study.constraints, attrs[SCORED])
+        self.store.finish(claim.trial._trial_id, claim.owner, state, value, attrs, judgement)
         self.held = None
 
     def best(self) -> FrozenTrial | None:
-        """The complete trial with the best value; None while there is none."""
+        """The best trial that keeps the constraints; None while there is none."""
         return next(iter(self.ranked()), None)
 
     def ranked(self) -> list[FrozenTrial]:
-        """The complete trials, the best first; of equals, the older."""
+        """The complete trials that keep the constraints, the best first; of equals, the older."""
         return self._ranked(self.trials(TrialState.COMPLETE))
 
     def _ranked(self, complete: list[FrozenTrial]) -> list[FrozenTrial]:
         down = direction(self.config.study.metric) == "maximize"
-        return sorted(complete, key=value_of, reverse=down)
+        return sorted(filter(is_feasible, complete), key=value_of, reverse=down)
+
+    def nearest_miss(self) -> str:
+        """Which complete trial comes nearest to the constraints, where none keeps them."""
+        return nearest_miss(self.trials(TrialState.COMPLETE))
 
     def keeps_weights(self, claim: Claim, value: float) -> bool:
-        """Whether a trial that completes with this value is a baseline, or among the best."""
+        """Whether a trial that completes with this value is a baseline, or among the best if it
+        keeps the constraints: if not, its weights are needed no longer once it is complete."""
         if claim.baseline is not None:
             return True
         ranked = self.ranked()

@@ -144,6 +144,11 @@ class ThresholdSettings(PrunerSettings):
             )
         return self
 
+    def allows(self, value: float) -> bool:
+        """Whether a value lies in the band."""
+        too_low = self.lower is not None and value < self.lower
+        return not too_low and (self.upper is None or value <= self.upper)
+
     def build(self, num_epochs: int) -> BasePruner:  # noqa: ARG002
         from optuna.pruners import ThresholdPruner
 

@@ -10,13 +10,14 @@ from typing import Any
 from pipeline.config.run_config import RunConfig
 from pipeline.errors import UserError
 
-# How long to go on, where things lie and what the winner is called change no trial. The images
-# themselves are guarded by their digest.
+# How long to go on, which trials the pruner spares, where things lie and what the winner is called
+# change no trial. The images themselves are guarded by their digest.
 FREE = (
     "study.trials",
     "study.max_consecutive_failures",
     "study.grace_sec",
     "study.checkpoint_sec",
+    "study.audit_fraction",
     "data.root",
     "data.cache",
     "registry.model_name",
@@ -26,6 +27,9 @@ FREE = (
 
 NEW = {"training.engine": "auto"}
 """Settings that older studies don't have, with the value that leaves them as they are."""
+
+JUDGED = ("study.constraints.",)
+"""How the spec's keys begin by which finished trials are judged."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,13 @@ def spec(config: RunConfig) -> dict[str, Any]:
 def extension(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     """The differences that leave every trial of the study valid.
 
-    Wider bounds of a number, and how points are proposed and pruned. Choices are not among them:
-    Optuna wants one list of choices for all trials.
+    Wider bounds of a number, how points are proposed and pruned, and which of them may win: every
+    trial is judged anew, so nobody may judge others meanwhile. Choices are not among them: Optuna
+    wants one list of choices for all trials.
     """
     changes = []
     for key in _changed(old, new):
-        if key.startswith(("study.sampler.", "study.pruner.")):
+        if key.startswith((*JUDGED, "study.sampler.", "study.pruner.")):
             changes.append(Change((key,), f"{key}: {old.get(key)!r} -> {new.get(key)!r}"))
         elif key.startswith("search.") and (text := _wider(old.get(key), new.get(key))):
             changes.append(Change((key,), f"{key.removeprefix('search.')}: {text}"))
@@ -111,7 +116,7 @@ def require_same_spec(
             where="the study's store",
             rule="all trials of a study are drawn from one space and trained alike; "
             f"only {', '.join(FREE)} may change; with --extend, bounds may become wider, and "
-            "sampler and pruner others",
+            "sampler, pruner and constraints others",
             cure=cure,
         )
 

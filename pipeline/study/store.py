@@ -152,6 +152,16 @@ class Store(RDBStorage):
             _write_row(session, values, at, reported)
             _write_row(session, beats, {"trial_id": trial_id}, {"heartbeat": sql.func.now()})
 
+    @persistent
+    def mark(self, trial_id: int, owner: str, attrs: Mapping[str, Any]) -> None:
+        """Set user attributes (JSON) of a running trial.
+
+        Raises:
+            ClaimLostError: the trial is no longer its own.
+        """
+        with self._held(trial_id, owner) as (session, trial):
+            self._set_attrs(session, trial, dict(attrs))
+
     @contextmanager
     def gathered_params(self) -> Iterator[None]:
         """What Optuna writes of a trial's parameters inside is one transaction at the end."""
@@ -189,11 +199,12 @@ class Store(RDBStorage):
         state: TrialState,
         value: float | None = None,
         attrs: Mapping[str, Any] | None = None,
+        system_attrs: Mapping[str, Any] | None = None,
     ) -> None:
         """Settle a trial as COMPLETE, PRUNED or FAIL; once more changes nothing.
 
         Args:
-            attrs: user attributes that come with the verdict, JSON.
+            attrs, system_attrs: user and system attributes that come with the verdict, JSON.
 
         Raises:
             ClaimLostError: the trial is no longer its own, so its result is to be dropped.
@@ -204,6 +215,10 @@ class Store(RDBStorage):
             if value is not None:
                 self._set_trial_value_without_commit(session, trial, 0, value)
             self._set_attrs(session, trial, dict(attrs or {}))
+            for key, given in (system_attrs or {}).items():
+                self._set_trial_attr_without_commit(
+                    session, models.TrialSystemAttributeModel, trial_id, key, given
+                )
             trial.state, trial.datetime_complete = state, datetime.now()
 
     @persistent
@@ -288,6 +303,23 @@ class Store(RDBStorage):
                     .values(distribution_json=distribution)
                     .execution_options(synchronize_session=False)
                 )
+
+    @persistent
+    def replace_system_attrs(
+        self, study_id: int, prefix: str, attrs: Mapping[int, Mapping[str, Any]]
+    ) -> None:
+        """Give trials (by id) these system attributes instead of theirs that begin with `prefix`;
+        finished ones too, of which Optuna itself lets nobody change anything."""
+        model = models.TrialSystemAttributeModel
+        with self._transaction(lock_study=study_id) as session:
+            session.query(model).filter(
+                model.trial_id.in_(list(attrs)), model.key.startswith(prefix)
+            ).delete(synchronize_session=False)
+            session.add_all(
+                model(trial_id=trial_id, key=key, value_json=json.dumps(value))
+                for trial_id, given in attrs.items()
+                for key, value in given.items()
+            )
 
     @contextmanager
     def _held(

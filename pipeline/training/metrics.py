@@ -27,9 +27,21 @@ MINIMIZED = ("loss", "ece", "brier")
 METRICS: tuple[str, ...] = get_args(Metric)
 
 
+BOUNDABLE = (
+    *METRICS,
+    "train/loss",
+    "train/accuracy",
+    "train/clean_accuracy",
+    "generalization_gap",
+)
+"""What a study can set a bound on: measured after each epoch, whatever the machine."""
+
+
 def direction(metric: str) -> Literal["minimize", "maximize"]:
-    """The direction that a metric's name implies: errors are minimized, all else maximized."""
-    return "minimize" if metric.rpartition("/")[2] in MINIMIZED else "maximize"
+    """The direction that a metric's name implies: errors and the generalization gap are minimized,
+    all else is maximized."""
+    less = (*MINIMIZED, "generalization_gap")
+    return "minimize" if metric.rpartition("/")[2] in less else "maximize"
 
 
 def is_better(metric: str, value: float, than: float, min_delta: float = 0.0) -> bool:

@@ -1,0 +1,1 @@
+"""What a study's own record tells: it reads trials alone, and trains nothing."""

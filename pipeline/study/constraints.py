@@ -1,0 +1,102 @@
+"""Constraints: bounds that a trial's metrics have to keep for it to count among the best.
+
+A trial is judged by the metrics of its best epoch (of the last one, where it was pruned). How far
+it is beyond each bound is kept with it as Optuna's constraint values, which the samplers learn
+from: a trial is feasible where none is above 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
+from optuna.trial import FrozenTrial
+
+from pipeline.config.run_config import RunConfig
+from pipeline.errors import UserError
+from pipeline.training.metrics import direction
+
+CONSTRAINTS_PREFIX = f"{_CONSTRAINTS_KEY}:"
+FEASIBLE = "regsearch.feasible"
+"""Tag of a trial's run: `true` or `false`."""
+
+
+def violations(bounds: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
+    """By how much each bound is missed, in the metric's unit; 0 or less where it is kept.
+
+    A bound is the highest value of a metric of which less is better, the lowest of any other.
+
+    Raises:
+        KeyError: for a bound on a metric that is not there.
+    """
+    return {
+        name: metrics[name] - bound if direction(name) == "minimize" else bound - metrics[name]
+        for name, bound in sorted(bounds.items())
+    }
+
+
+def keeps(bounds: Mapping[str, float], metrics: Mapping[str, float]) -> bool:
+    """Whether metrics keep all bounds."""
+    return all(missed <= 0 for missed in violations(bounds, metrics).values())
+
+
+def constraint_attrs(bounds: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
+    """The violations as `optuna.Trial.set_constraint` would write them: system attributes.
+
+    That call is a transaction of its own, and asks nobody whose trial it is; as attributes they
+    come with the verdict or not at all.
+    """
+    missed = violations(bounds, metrics).items()
+    return {f"{CONSTRAINTS_PREFIX}{name}": value for name, value in missed}
+
+
+def constraint_tags(config: RunConfig, metrics: Mapping[str, float]) -> dict[str, str]:
+    """What MLflow shows of a trial with these metrics; nothing in a study without constraints."""
+    bounds = config.study.constraints
+    return {FEASIBLE: str(keeps(bounds, metrics)).lower()} if bounds else {}
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether a finished trial keeps all constraints of its study."""
+    return all(missed <= 0 for missed in trial.constraints.values())
+
+
+def nearest_miss(complete: Sequence[FrozenTrial]) -> str:
+    """Where no complete trial is feasible: which one comes nearest (in the sum over the bounds, as
+    for the samplers), and by how much it misses which; else empty."""
+    if not complete or any(map(is_feasible, complete)):
+        return ""
+    missed = [{k: v for k, v in trial.constraints.items() if v > 0} for trial in complete]
+    nearest = min(range(len(complete)), key=lambda index: sum(missed[index].values()))
+    listed = " and ".join(f"{name} by {value:.4g}" for name, value in missed[nearest].items())
+    return (
+        "no trial keeps the constraints; "
+        f"the nearest, trial {complete[nearest].number}, misses {listed}"
+    )
+
+
+def judged(
+    finished: Iterable[FrozenTrial], bounds: Mapping[str, float], scored: str
+) -> dict[int, dict[str, float]]:
+    """The constraint attributes of finished trials under other bounds, by id.
+
+    Args:
+        scored: the user attribute with a trial's metrics.
+
+    Raises:
+        UserError: a trial was finished by a version that did not keep a metric.
+    """
+    attrs = {}
+    for trial in finished:
+        metrics = trial.user_attrs.get(scored, {})
+        missing = [name for name in bounds if name not in metrics]
+        if missing:
+            raise UserError(
+                f"trial {trial.number} does not say its {', '.join(missing)}",
+                where="study.constraints",
+                rule="a constraint is judged for every trial of the study; this one was finished "
+                "by a version that did not measure it",
+                cure="leave it out, or give the study another `study.name`",
+            )
+        attrs[trial._trial_id] = constraint_attrs(bounds, metrics)
+    return attrs
