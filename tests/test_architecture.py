@@ -26,7 +26,7 @@ LAYERS = [
     {"study/claim"},
     {"study/ledger"},
     {"calibration", "exported_model", "study/record"},
-    {"registry"},
+    {"registry", "readings"},
     {"trial", "mirroring"},
     {"finalists", "evaluation", "workers"},
     {"coordinator"},
