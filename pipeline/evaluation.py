@@ -1,7 +1,7 @@
-"""What a registered model is worth: the only reader of the test split, and it counts its readings.
+"""What a registered model is worth: the only reader of the test split, and it tells on its readers.
 
-A model that was chosen by its test score has no test score any more. So each version carries how
-often it was scored, and no other part of the pipeline can see these images.
+A model that was chosen by its test score has no test score any more. So each version carries who
+has scored it when (`readings.py`), and no other part of the pipeline can see these images.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from pipeline.datasets import (
 )
 from pipeline.errors import UserError
 from pipeline.exported_model import LoadedModel, ModelInfo
+from pipeline.readings import Reading, complete, open_box
 from pipeline.statistics import Scores, score
 from pipeline.tracking import DatasetInfo, connect, dataset_input
 from pipeline.training.loop import eval_batch_size
 
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9]\d*))")
-_READINGS = "regsearch.test_readings"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Evaluation:
         same_data: whether the data is what the search saw; if not, test images may have been
             trained on.
         test_readings: how often this version was scored on a test split, this time included.
+        reading: this time, as it is on record.
+        first_reading: the first time, if that was another one and is on record.
         run_id: the MLflow run that holds these scores.
     """
 
@@ -62,6 +64,8 @@ class Evaluation:
     scores: Scores
     same_data: bool
     test_readings: int
+    reading: Reading
+    first_reading: Reading | None
     run_id: str
 
     def to_json(self) -> str:
@@ -72,6 +76,9 @@ def evaluate(
     model_uri: str, data: DataSettings | None = None, progress: Progress | None = None
 ) -> Evaluation:
     """Scores a registered model on the test split, and logs it to the model version in MLflow.
+
+    That the split was read is on record before there are scores: a reading that is broken off, or
+    whose scores can't be logged, counts too.
 
     Args:
         model_uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
@@ -89,11 +96,21 @@ def evaluate(
     splits = load_splits(data, info.seed, progress)
     test = load_test(data, info.seed, progress)
     _check_fit(info, splits.class_names, test)
+    dataset = _describe(data, test)
+    opened = open_box(client, version, dataset.digest)
     scores = score(predict(model.module, test.images), test.labels, info.class_names)
-    readings = int(version.tags.get(_READINGS, 0)) + 1
-    run_id = _log(client, version, model, scores, _describe(data, test), readings)
-    same_data = splits.digest == info.data_digest
-    return Evaluation(version.name, int(version.version), scores, same_data, readings, run_id)
+    reading = complete(client, version, opened, scores.accuracy)
+    run_id = _log(client, version, model, scores, dataset)
+    return Evaluation(
+        model_name=version.name,
+        model_version=int(version.version),
+        scores=scores,
+        same_data=splits.digest == info.data_digest,
+        test_readings=opened.number,
+        reading=reading,
+        first_reading=opened.first,
+        run_id=run_id,
+    )
 
 
 def predict(module: nn.Module, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -185,7 +202,6 @@ def _log(
     model: LoadedModel,
     scores: Scores,
     dataset: DatasetInfo,
-    readings: int,
 ) -> str:
     """Logs the scores as tags of the version, as the logged model's metrics, and as a run."""
     source = client.get_run(model.run_id)
@@ -205,7 +221,7 @@ def _log(
         synchronous=True,
     )
     client.log_dict(run_id, dataclasses.asdict(scores), "scores.json")
-    for name, value in {**metrics, _READINGS: readings}.items():
+    for name, value in metrics.items():
         client.set_model_version_tag(version.name, version.version, name, str(value))
     client.set_terminated(run_id)
     return run_id

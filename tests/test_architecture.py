@@ -28,7 +28,7 @@ LAYERS = [
     {"study/followup"},
     {"calibration", "exported_model", "study/record", "judging"},
     {"analysis"},
-    {"registry", "finalists"},
+    {"registry", "finalists", "readings"},
     {"trial", "mirroring"},
     {"evaluation", "workers", "registration"},
     {"coordinator"},

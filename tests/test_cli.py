@@ -90,6 +90,21 @@ def test_evaluate_prints_the_test_scores_and_counts_its_readings(folder: Path) -
     assert 0 <= low <= result["scores"]["accuracy"] <= high <= 1
 
 
+def test_two_evaluations_at_once_are_both_on_record(folder: Path) -> None:
+    """Two processes; a third one then knows of both."""
+    uri = "models:/tiny-cnn@recipe"
+    command = [sys.executable, "-m", "pipeline", "evaluate", uri, "--json"]
+    pair = [
+        subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    first, second = (json.loads(process.communicate(timeout=120)[0]) for process in pair)
+    third = json.loads(regsearch("evaluate", uri, "--json", cwd=folder).stdout)
+    assert third["test_readings"] == max(first["test_readings"], second["test_readings"]) + 1 == 3
+    earliest = min(first["reading"], second["reading"], key=lambda reading: str(reading["when"]))
+    assert third["first_reading"] == earliest
+
+
 def test_evaluate_names_the_models_that_there_are(folder: Path) -> None:
     done = regsearch("evaluate", "models:/none@champion", cwd=folder)
     assert done.returncode == 2

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import ast
+import dataclasses
+import io
 import json
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlflow
 import numpy as np
@@ -15,14 +19,17 @@ import pytest
 import torch
 from conftest import enter
 from mlflow import MlflowClient
+from rich.console import Console
 from torch import Tensor, nn
 
-import pipeline
+from pipeline import readings
 from pipeline.datasets import DigitsSettings, load_splits, load_test
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate, predict
 from pipeline.exported_model import ModelInfo
+from pipeline.readings import Reading, open_box, recorded_readings
 from pipeline.registry import register
+from pipeline.report.evaluation import evaluation_report
 from pipeline.statistics import wilson_interval
 
 SEED = 3
@@ -113,12 +120,121 @@ def test_the_scores_are_those_of_the_test_split_and_are_logged(shop: Shop) -> No
     assert mlflow.active_run() is None
 
 
-@pytest.mark.usefixtures("shop")
-def test_every_reading_of_the_test_split_is_counted() -> None:
-    first = evaluate("models:/digits@champion").test_readings
-    assert evaluate("models:/digits/1").test_readings == first + 1
-    tags = MlflowClient().get_model_version("digits", "1").tags
-    assert tags["regsearch.test_readings"] == str(first + 1)
+def on_record(shop: Shop, name: str = "digits") -> list[Reading]:
+    return recorded_readings(shop.client, shop.client.get_model_version(name, "1"))
+
+
+def count(shop: Shop) -> int:
+    """What the version's own tag says."""
+    return int(shop.client.get_model_version("digits", "1").tags.get("regsearch.test_readings", 0))
+
+
+def test_every_reading_is_on_record_with_who_when_what_and_the_score(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(on_record(shop))
+    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    started = datetime.now(UTC)
+    first = evaluate("models:/digits@champion")
+    monkeypatch.setattr("getpass.getuser", lambda: "grace")
+    second = evaluate("models:/digits/1", DigitsSettings(test_fraction=0.3))
+    assert (first.test_readings, second.test_readings) == (before + 1, before + 2)
+    *_, one, two = on_record(shop)
+    assert (one, two) == (first.reading, second.reading)
+    assert (one.who, two.who) == ("ada", "grace")
+    assert started <= datetime.fromisoformat(one.when) + timedelta(milliseconds=1)
+    assert datetime.fromisoformat(one.when) < datetime.fromisoformat(two.when) <= datetime.now(UTC)
+    assert (one.accuracy, two.accuracy) == (first.scores.accuracy, second.scores.accuracy)
+    assert one.data_digest != two.data_digest, "the second read other test images"
+    assert second.first_reading == on_record(shop)[0]
+    assert count(shop) == before + 2
+
+
+def test_a_later_reader_is_told_who_was_the_first_and_when(shop: Shop) -> None:
+    evaluate("models:/digits/1")
+    number = len(on_record(shop)) + 1
+    first = on_record(shop)[0]
+    result = evaluate("models:/digits/1")
+    console = Console(record=True, width=1000, file=io.StringIO())
+    console.print(evaluation_report(result))
+    printed = console.export_text()
+    when = datetime.fromisoformat(first.when).strftime("%Y-%m-%d %H:%M UTC")
+    assert f"reading number {number} of the test split for this version" in printed
+    assert f"the first: {when} by {first.who}, {first.accuracy:.2%}" in printed
+    told = json.loads(result.to_json())
+    assert told["test_readings"] == number
+    assert told["first_reading"] == dataclasses.asdict(first)
+
+
+def test_a_reading_that_is_broken_off_before_its_scores_is_on_record(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stops it in time, or makes it fail, has seen the images."""
+    before = len(on_record(shop))
+
+    def stopped(*_: object) -> None:
+        assert len(on_record(shop)) == count(shop) == before + 1
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.evaluation.predict", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate("models:/digits/1")
+    assert on_record(shop)[-1].accuracy is None
+    assert evaluate("models:/digits/1").test_readings == before + 2
+
+
+def test_what_does_not_fit_opens_nothing(shop: Shop) -> None:
+    with pytest.raises(UserError, match="takes images of shape"):
+        evaluate("models:/colour@champion")
+    assert on_record(shop, "colour") == []
+
+
+def test_of_two_readings_at_once_none_is_lost(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have looked at what there is before either writes: as bad as it can come."""
+    before = len(on_record(shop))
+    both_have_looked = threading.Barrier(2, timeout=60)
+    write, writing = readings._write, threading.local()
+
+    def late(*arguments: Any) -> None:
+        if not getattr(writing, "begun", False):
+            writing.begun = True
+            both_have_looked.wait()
+        write(*arguments)
+
+    monkeypatch.setattr(readings, "_write", late)
+    version = shop.client.get_model_version("digits", "1")
+    with ThreadPoolExecutor(2) as pool:
+        opened = list(pool.map(open_box, [shop.client] * 2, [version] * 2, ["one", "other"]))
+    assert len(on_record(shop)) == count(shop) == before + 2
+    assert {reading.data_digest for reading in on_record(shop)[before:]} == {"one", "other"}
+    numbers = sorted(reading.number for reading in opened)
+    assert numbers in ([before + 1, before + 2], [before + 2, before + 2])
+
+
+def test_a_count_that_is_written_late_does_not_take_one_back(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One reader is held up before it writes the number, and another one comes and goes."""
+    before = len(on_record(shop))
+    write = readings._write
+
+    def held_up(client: MlflowClient, version: Any, key: str, value: str) -> None:
+        if key == readings.COUNT:
+            monkeypatch.setattr(readings, "_write", write)
+            assert evaluate("models:/digits/1").test_readings == before + 2
+        write(client, version, key, value)
+
+    monkeypatch.setattr(readings, "_write", held_up)
+    assert evaluate("models:/digits/1").test_readings == before + 1
+    assert count(shop) == before + 2
+
+
+def test_readings_that_an_older_version_only_counted_go_on_counting(shop: Shop) -> None:
+    shop.client.set_model_version_tag("digits", "1", "regsearch.test_readings", "1000")
+    assert evaluate("models:/digits/1").test_readings == 1001
+    assert count(shop) == 1001
+    shop.client.delete_model_version_tag("digits", "1", "regsearch.test_readings")
 
 
 @pytest.mark.usefixtures("shop")
@@ -156,14 +272,3 @@ def test_images_are_scored_in_batches_in_their_order() -> None:
     images = (np.arange(2_500) % 256).astype(np.uint8).reshape(-1, 1, 1, 1)  # 1,000 a batch
     values = predict(nn.Flatten(), images)
     np.testing.assert_allclose(values, images.reshape(-1, 1).astype(np.float32) / 255)
-
-
-def test_no_other_part_of_the_pipeline_names_the_test_split() -> None:
-    root = Path(pipeline.__file__).parent
-    readers = {
-        path.relative_to(root).parts[0]
-        for path in root.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if "load_test" in (getattr(node, key, None) for key in ("id", "attr", "name"))
-    }
-    assert readers == {"datasets", "evaluation.py"}

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.evaluation import Evaluation
+from pipeline.readings import Reading
 from pipeline.statistics import Scores
 from pipeline.words import show_metric
 
@@ -29,9 +30,7 @@ def evaluation_report(result: Evaluation) -> RenderableType:
             f"loss {scores.loss:.4f}, calibration error {scores.ece:.4f}, "
             f"Brier score {scores.brier:.4f}",
         ),
-        Text(
-            _readings(result.test_readings), style="dim" if result.test_readings == 1 else "yellow"
-        ),
+        Text(_readings(result), style="dim" if result.test_readings == 1 else "yellow"),
     ]
     if not result.same_data:
         warning = "these are not the images of its study: it may have been trained on some of them"
@@ -39,13 +38,24 @@ def evaluation_report(result: Evaluation) -> RenderableType:
     return Group(*lines, Text(""), _classes(scores))
 
 
-def _readings(count: int) -> str:
-    if count == 1:
-        return "the first reading of the test split for this version"
+def _readings(result: Evaluation) -> str:
+    if result.test_readings == 1:
+        return f"the first reading of the test split for this version ({_record(result.reading)})"
+    first = result.first_reading
+    when = "not on record" if first is None else _record(first)
     return (
-        f"reading number {count} of the test split for this version: "
+        f"reading number {result.test_readings} of the test split for this version "
+        f"({_record(result.reading)}; the first: {when}): "
         "a model that is chosen by its test score has none left"
     )
+
+
+def _record(reading: Reading) -> str:
+    """`2026-11-25 04:53 UTC by ada, 91.20%`"""
+    accuracy = (
+        "broken off" if reading.accuracy is None else show_metric("accuracy", reading.accuracy)
+    )
+    return f"{reading.when[:16].replace('T', ' ')} UTC by {reading.who}, {accuracy}"
 
 
 def _classes(scores: Scores) -> Table:

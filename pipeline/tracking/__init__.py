@@ -5,7 +5,7 @@ from pipeline.tracking.dataset import DatasetInfo, dataset_input
 from pipeline.tracking.delivery import Report
 from pipeline.tracking.mirror import Mirror, StudyFacts
 from pipeline.tracking.reconcile import Finding, Reconciled, TrialRecord, reconcile
-from pipeline.tracking.store import connect
+from pipeline.tracking.store import connect, patiently
 
 __all__ = [
     "DatasetInfo",
@@ -18,5 +18,6 @@ __all__ = [
     "TrialState",
     "connect",
     "dataset_input",
+    "patiently",
     "reconcile",
 ]
