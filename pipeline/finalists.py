@@ -114,7 +114,9 @@ class Registrar:
             mirror: MLflow; None where it is away, and nothing can be registered.
         """
         ledger = self.ledger
-        trials = {CHAMPION: ledger.best()} | {name: ledger.baseline(name) for name in BASELINES}
+        trials = {CHAMPION: next(iter(ledger.ranked_own()), None)} | {
+            name: ledger.baseline(name) for name in BASELINES
+        }
         self.weights.folder.mkdir(parents=True, exist_ok=True)
         with file_lock(self.weights.folder / "registering.lock"):
             finalists = [
