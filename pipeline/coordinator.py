@@ -22,6 +22,7 @@ from pipeline.events import (
 )
 from pipeline.journal import JournalReader, JournalWriter
 from pipeline.progress import Standing, View
+from pipeline.study.carried import is_carried
 from pipeline.study.ledger import Ledger, overrides_of
 from pipeline.study.patience import StoreAwayError
 from pipeline.study.store import FINISHED, HISTORY, SLOW_SEC, Swept
@@ -128,7 +129,8 @@ def show(event: Event, view: View) -> None:
 
 def standing(ledger: Ledger) -> Standing:
     """The study's counts and its best value, from its store."""
-    trials = ledger.trials()
+    every_trial = ledger.trials()
+    trials = [trial for trial in every_trial if not is_carried(trial)]
     states = [trial.state for trial in trials]
     best = ledger.best()
     every = ledger.config.training.epochs
@@ -153,6 +155,7 @@ def standing(ledger: Ledger) -> Standing:
         best_trial=None if best is None else best.number,
         saved_epochs=saved,
         allowed_epochs=sum(allowed.values()),
+        carried=len(every_trial) - len(trials),
         missed=ledger.nearest_miss(),
     )
 

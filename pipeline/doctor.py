@@ -77,7 +77,7 @@ def _files(ledger: Ledger, fix: bool) -> Iterator[Finding]:
             yield Finding(text, fix)
         if fix:
             files.remove_leftovers()
-    best = [trial.number for trial in ledger.ranked()[:1]]
+    best = [trial.number for trial in ledger.ranked_own()[:1]]
     missing = sorted({*best} - {*WeightStore(ledger.uuid).trials()})
     for number in missing:
         yield Finding(f"the weights of the best trial, {number}, are gone", False)

@@ -10,6 +10,7 @@ from typing import cast
 from optuna.trial import FrozenTrial
 
 from pipeline.journal import journal_folder
+from pipeline.study.carried import is_carried
 from pipeline.study.ledger import Ledger
 from pipeline.study.store import ATTEMPT, REASON
 from pipeline.tracking import DatasetInfo, Finding, Mirror, StudyFacts, TrialRecord, reconcile
@@ -52,7 +53,8 @@ def deliver(mirror: Mirror, timeout_sec: float) -> bool:
 
 def agree(ledger: Ledger, mirror: Mirror, *, fix: bool = True) -> list[Finding]:
     """Make MLflow's runs agree with the store, once it has taken the journal; what was not so."""
-    return reconcile(mirror, [_record(ledger, trial) for trial in ledger.trials()], fix=fix)
+    own = [trial for trial in ledger.trials() if not is_carried(trial)]
+    return reconcile(mirror, [_record(ledger, trial) for trial in own], fix=fix)
 
 
 def _record(ledger: Ledger, trial: FrozenTrial) -> TrialRecord:

@@ -29,7 +29,8 @@ class Standing:
 
     `resumed` counts the attempts that were interrupted or killed, and were or will be taken up.
     `saved_epochs` are those that pruned trials did not run, of the `allowed_epochs` of all that are
-    finished. `missed` says which trial comes nearest to the constraints, where none keeps them.
+    finished. `carried` trials are another study's, and in none of the other counts. `missed` says
+    which trial comes nearest to the constraints, where none keeps them.
     """
 
     target: int
@@ -42,6 +43,7 @@ class Standing:
     resumed: int = 0
     saved_epochs: int = 0
     allowed_epochs: int = 0
+    carried: int = 0
     missed: str = ""
 
     @property
@@ -65,7 +67,9 @@ class Standing:
 
     def counts(self) -> str:
         resumed = f", {self.resumed} resumed" if self.resumed else ""
-        return f"{self.complete} complete, {self.pruned} pruned, {self.failed} failed{resumed}"
+        carried = f", {self.carried} carried over" if self.carried else ""
+        ended = f"{self.complete} complete, {self.pruned} pruned, {self.failed} failed"
+        return f"{ended}{resumed}{carried}"
 
 
 class View(AbstractContextManager["View"], Protocol):

@@ -63,7 +63,7 @@ class Registrar:
     def of_the_search(self) -> Verdict | None:
         """The champion of the search and the baselines, scored from the weights that it kept: what
         there is without finalists. None while no trial is complete."""
-        best = self.ledger.best()
+        best = next(iter(self.ledger.ranked_own()), None)
         if best is None:
             return None
         baselines = [trial for name in BASELINES if (trial := self.ledger.baseline(name))]

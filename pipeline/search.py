@@ -28,6 +28,7 @@ from pipeline.study.followup import FollowUp
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings
 from pipeline.study.storage import open_storage
+from pipeline.study.warm_start import carry, find_warm_start
 from pipeline.tracking import Mirror
 from pipeline.tracking import Report as DeliveryReport
 from pipeline.training.data import DeviceData
@@ -83,9 +84,13 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     devices = resolve_devices(options.device)
     splits = load_splits(config.data, config.study.seed, view.loading)
     build_model(config.model, config.regularization, splits.image_shape, splits.num_classes)
-    ledger = Ledger(config, open_storage(options.storage), extend=options.extend)
+    store = open_storage(options.storage)
+    warm = find_warm_start(config, store, splits.digest)
+    ledger = Ledger(config, store, extend=options.extend)
     remember_settings(ledger)
     ledger.require_same_data(splits.digest)
+    if carried := carry(ledger, warm):
+        view.note(carried)
     for line in ledger.extended:
         view.note(f"the study takes up {line}")
     plan = make_plan(config, splits, ledger, devices, options.num_workers)

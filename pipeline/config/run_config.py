@@ -121,6 +121,13 @@ class RunConfig(Recipe):
             )
         yield from self._regularizers_without_place()
         yield from self._unknown_constraints()
+        if self.study.warm_start is not None and self.study.warm_start.study == self.study.name:
+            yield Problem(
+                ("study", "warm_start", "study"),
+                f"`study.warm_start.study` is {self.study.name}, the study's own name",
+                rule="a study begins with the trials of another one",
+                cure="give this study another `study.name`",
+            )
 
     def _unknown_constraints(self) -> Iterator[Problem]:
         for name in self.study.constraints:

@@ -11,11 +11,23 @@ from pipeline.study.pruners import AnyPruner, MedianSettings
 from pipeline.study.samplers import AnySampler, TpeSettings
 from pipeline.training.metrics import Metric
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class WarmStartSettings(Settings):
+    """`study.warm_start:` - an earlier study whose trials this one begins with."""
+
+    study: Name
+    """Its name, in the same store."""
+    ignore: list[str] = Field(default_factory=list)
+    """Settings (dotted paths), or sections, that may differ: its trials are taken for trials with
+    this study's, or with the nearest value that is searched."""
+
 
 class StudySettings(Settings):
     """`study:` - what is sought, how long, and by which rules."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: Name
     """Names the Optuna study and the MLflow experiment: letters, digits, `.`, `_` and `-`, at most
     100 in all, the first one a letter or a digit."""
     metric: Metric = "validation/accuracy"
@@ -25,6 +37,9 @@ class StudySettings(Settings):
     all of these at their best epoch come before those that don't, and only they can win."""
     trials: Annotated[int, Field(ge=1)] = 50
     """Finished (complete or pruned) trials in the study, over all runs of it; baselines count."""
+    warm_start: WarmStartSettings | None = None
+    """The finished trials of an earlier study that fit are there from the start; they don't count
+    towards `trials`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Fixes the splits, the sampler and every trial's streams of chance."""
     sampler: AnySampler = TpeSettings(kind="tpe")

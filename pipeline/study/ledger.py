@@ -19,6 +19,7 @@ from pipeline.seeding import stream_seed
 from pipeline.settings import Scalar
 from pipeline.study.audit import WOULD_PRUNE, is_drawn, is_due, would_prune
 from pipeline.study.baselines import BASELINES, Baseline, baselines
+from pipeline.study.carried import is_carried
 from pipeline.study.claim import Claim
 from pipeline.study.constraints import (
     CONSTRAINTS_PREFIX,
@@ -180,7 +181,8 @@ class Ledger:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
     def num_finished(self) -> int:
-        return len(self.trials(*FINISHED))
+        """Of this study's own; those that it has from another don't count."""
+        return sum(not is_carried(trial) for trial in self.trials(*FINISHED))
 
     def is_over(self) -> bool:
         """Whether `study.trials` are finished."""
@@ -226,7 +228,9 @@ class Ledger:
 
     def _budget(self) -> int | None:
         """How many trials there may be, running ones included; None for those that wait alone."""
-        return self.config.study.trials
+        if self.config.study.warm_start is None:
+            return self.config.study.trials
+        return self.config.study.trials + sum(map(is_carried, self.trials(*FINISHED)))
 
     def _settings_of(
         self, trial: optuna.Trial, frozen: FrozenTrial
@@ -343,8 +347,15 @@ class Ledger:
         return next(iter(self.ranked()), None)
 
     def ranked(self) -> list[FrozenTrial]:
-        """The complete trials that keep the constraints, the best first; of equals, the older."""
+        """The complete trials that keep the constraints, the best first; of equals, the older.
+
+        Some may be another study's (`is_carried`): their weights are not there.
+        """
         return self._ranked(self.trials(TrialState.COMPLETE))
+
+    def ranked_own(self) -> list[FrozenTrial]:
+        """Those of `ranked` that this study has trained: the best `NUM_KEPT` have weights."""
+        return [trial for trial in self.ranked() if not is_carried(trial)]
 
     def _ranked(self, complete: list[FrozenTrial]) -> list[FrozenTrial]:
         down = direction(self.config.study.metric) == "maximize"
@@ -359,7 +370,7 @@ class Ledger:
         keeps the constraints: if not, its weights are needed no longer once it is complete."""
         if claim.baseline is not None:
             return True
-        ranked = self.ranked()
+        ranked = self.ranked_own()
         if len(ranked) < NUM_KEPT:
             return True
         return is_better(self.config.study.metric, value, value_of(ranked[NUM_KEPT - 1]))
@@ -370,7 +381,8 @@ class Ledger:
         ended = {trial.number for trial in trials if trial.state.is_finished()}
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         baselines = [trial for name in BASELINES for trial in _of(complete, name)[:1]]
-        numbers = {trial.number for trial in (*self._ranked(complete)[:NUM_KEPT], *baselines)}
+        own = self._ranked([trial for trial in complete if not is_carried(trial)])
+        numbers = {trial.number for trial in (*own[:NUM_KEPT], *baselines)}
         return lambda number: number in numbers or number not in ended
 
     def fits(self) -> float | None:

@@ -12,7 +12,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -289,6 +289,19 @@ class Store(RDBStorage):
             )
             if alike.first() is None:
                 self._get_prepared_new_trial(study_id, trial, session)
+
+    @persistent
+    def add_once(self, study_id: int, trials: Sequence[FrozenTrial], key: str, value: Any) -> bool:
+        """Add trials to a study, all of them and once: unless it has this user attribute, which it
+        is given. Whether they were added."""
+        model = models.StudyUserAttributeModel
+        with self._transaction(lock_study=study_id) as session:
+            if session.query(model).filter_by(study_id=study_id, key=key).first() is not None:
+                return False
+            session.add(model(study_id=study_id, key=key, value_json=json.dumps(value)))
+            for trial in trials:
+                self._get_prepared_new_trial(study_id, trial, session)
+            return True
 
     @persistent
     def set_distributions(self, study_id: int, distributions: dict[str, str]) -> None:
