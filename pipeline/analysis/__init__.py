@@ -1,0 +1,1 @@
+"""What the trials of a study tell: read from its store alone."""
