@@ -19,7 +19,13 @@ from pipeline.training.metrics import direction
 from pipeline.words import spell
 
 MIN_TRIALS, MIN_TO_DROP = 10, 30
-OUTER, RUINOUS_PART, WORST, MIN_BAD = 0.1, 0.2, 0.4, 4
+OUTER, OUTER_TOP = 0.1, 1 / 3
+"""Where the best trial and the median of the best must lie to be at an edge. The median's part is
+the larger: where other settings matter too, the best of sixty random trials spread that far."""
+RUINOUS_PART, MAX_CUT, WORST, MIN_BAD = 0.2, 0.5, 0.4, 4
+CHANCE = 0.005
+"""So rarely may a part be ruinous by chance where the importance, which looks at the best trials
+alone, does not tell: a sampler that soon avoids a part leaves little of it to compare."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,14 @@ def _entry(config: RunConfig, ranked: list[FrozenTrial], importance: Importance)
         [ranked[i].params[path] for i in places],
     )
     same_entry = Advice(path, entry, importance, entry, "")
-    if not importance.matters:
-        return _irrelevant(config, same_entry, drawn)
     if isinstance(entry, CategoricalEntry):
-        return _choices(config, same_entry, entry, drawn)
-    return _edge(config, _ruinous(same_entry, drawn), drawn)
+        if importance.matters:
+            return _choices(config, same_entry, entry, drawn)
+        return _irrelevant(config, same_entry, drawn)
+    cut_off = _ruinous(same_entry, drawn)
+    if importance.matters:
+        return _edge(config, cut_off, drawn)
+    return cut_off if cut_off.changed else _irrelevant(config, same_entry, drawn)
 
 
 def _irrelevant(config: RunConfig, advice: Advice, drawn: _Drawn) -> Advice:
@@ -138,10 +147,13 @@ def _ruinous(advice: Advice, drawn: _Drawn) -> Advice:
         bad = next((i for i, (_, s) in enumerate(outward) if s < 1 - WORST), len(outward))
         good = [value for value, s in outward[bad:]]
         bad_values = [v for v, _ in outward[:bad] if v not in good]  # ints and steps have ties
+        # At most half of the range: the rest may be bad because of what was drawn beside it.
+        bad_values = [v for v in bad_values if _depth(advice.entry, side, v) <= MAX_CUT]
         if len(bad_values) < MIN_BAD or not good:
             continue
-        last = position(advice.entry, bad_values[-1])
-        if (last if side == "lower" else 1 - last) >= RUINOUS_PART:
+        if not advice.importance.matters and _chance(len(bad_values), drawn.standing) > CHANCE:
+            continue
+        if _depth(advice.entry, side, bad_values[-1]) >= RUINOUS_PART:
             new = cut(entry, side, bad_values[-1], good[0])
             if new != entry:
                 entry, text = new, f"its {side} part is ruinous ({len(bad_values)} trials)"
@@ -149,16 +161,27 @@ def _ruinous(advice: Advice, drawn: _Drawn) -> Advice:
     return advice
 
 
+def _depth(entry: SearchEntry, side: str, value: Scalar) -> float:
+    """How far from an edge a value lies, in widths of the range."""
+    return position(entry, value) if side == "lower" else 1 - position(entry, value)
+
+
+def _chance(num_bad: int, standing: list[float]) -> float:
+    """The probability that so many trials taken at random are all among the worst."""
+    worst = sum(s >= 1 - WORST for s in standing)
+    return math.comb(worst, num_bad) / math.comb(len(standing), num_bad)
+
+
 def _edge(config: RunConfig, advice: Advice, drawn: _Drawn) -> Advice:
     """Widen the range where the best trials lie at its edge."""
     top = sorted(position(advice.entry, v) for v in drawn.values[: _num_top(len(drawn.values))])
     best, median = position(advice.entry, drawn.values[0]), top[len(top) // 2]
     for side in ("lower", "upper"):
-        far = max(best, median) if side == "lower" else 1 - min(best, median)
-        if far > OUTER:
+        best_far, far = (x if side == "lower" else 1 - x for x in (best, median))
+        if best_far > OUTER or far > OUTER_TOP:
             continue
         assert advice.new is not None
-        new = widen(config, advice.path, advice.new, side, drawn.trials[0].params)
+        new = widen(config, advice.entry, advice.path, advice.new, side, drawn.trials[0].params)
         text = f"the best trials lie at its {side} edge"
         if new == advice.new:
             off = off_values().get(advice.path)

@@ -37,16 +37,23 @@ def cut(entry: SearchEntry, side: str, bad: Scalar, good: Scalar) -> SearchEntry
 
 
 def widen(
-    config: RunConfig, path: str, entry: SearchEntry, side: str, params: Mapping[str, Scalar]
+    config: RunConfig,
+    old: SearchEntry,
+    path: str,
+    entry: SearchEntry,
+    side: str,
+    params: Mapping[str, Scalar],
 ) -> SearchEntry:
     """The range with half its width more on one side, as far as the setting accepts it.
 
     Args:
+        old: the range whose width counts: `entry` may have been cut already.
         params: a point of the space, in which values beyond the edge are tried.
     """
     assert isinstance(entry, (FloatEntry, IntEntry))
+    assert isinstance(old, (FloatEntry, IntEntry))
     widest = entry
-    for value in _beyond(entry, side):
+    for value in _beyond(old, side):
         try:
             config.with_overrides({**params, path: value})
         except UserError:
