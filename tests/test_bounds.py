@@ -30,7 +30,7 @@ SMOOTHING = "regularization.label_smoothing"
 
 
 def surrogate(trial: optuna.Trial) -> float:
-    """Better towards a large alpha; ruined by a decay in the upper 30 % of the range; smoothing plays no part."""
+    """Better towards a large alpha, ruined by a decay in the upper 30 %; smoothing is idle."""
     decay = math.log10(trial.params[DECAY])
     return float(0.5 + 0.5 * trial.params[ALPHA] - (0.4 if decay > -2.2 else 0.0))
 
