@@ -19,8 +19,8 @@ regularization: {dropout: 0.5}
 search:
   regularization.dropout: {type: float, low: 0.0, high: 0.7}
   training.optimizer.weight_decay: {type: float, low: 1e-5, high: 1e-1, log: true}
-finalists: {count: 0}
 registry: {model_name: tiny-cnn}
+finalists: {count: 0}
 """
 
 
