@@ -14,7 +14,15 @@ from optuna.trial import TrialState
 from pipeline.checkpoints import CheckpointStore
 from pipeline.config import RunConfig
 from pipeline.datasets import load_splits
-from pipeline.events import EpochEnded, Event, Note, TrialEnded, TrialRequeued, TrialStarted
+from pipeline.events import (
+    EpochEnded,
+    Event,
+    Note,
+    TrialEnded,
+    TrialRequeued,
+    TrialScored,
+    TrialStarted,
+)
 from pipeline.journal import JournalReader, JournalWriter, journal_folder
 from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
@@ -107,7 +115,9 @@ def test_a_complete_trial_has_its_best_value_and_its_weights(bench: Bench) -> No
 
 def test_the_journal_has_the_start_every_epoch_and_the_end(bench: Bench) -> None:
     bench.runner.run(bench.claim())
-    started, first, second, ended = bench.read()
+    started, first, second, scored, ended = bench.read()
+    assert isinstance(scored, TrialScored)
+    assert scored.tags["regsearch.diagnosis"] in ("healthy", "underfitting", "slightly overfitting")
     assert isinstance(started, TrialStarted)
     assert (started.trial, started.attempt, started.num_epochs) == (0, 1, 2)
     assert started.name == "trial 0 (unregularized)"
