@@ -193,33 +193,6 @@ def doctor(
 
 
 @app.command()
-def bounds(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The file to write; STUDY.next.yaml without it."),
-    ] = None,
-    storage: Storage = DEFAULT_STORAGE,
-) -> None:
-    """Judge the bounds of a study's search, and write the next space file with better ones."""
-    from pipeline.analysis.bounds import examine
-    from pipeline.analysis.next_space import next_text, write_next
-    from pipeline.report.bounds import bounds_report, next_command
-    from pipeline.status import open_ledgers
-    from pipeline.study.record import study_names
-
-    (ledger,) = open_ledgers(storage, study)
-    advice = examine(ledger.config, ledger.trials())
-    console = Console()
-    console.print(bounds_report(advice))
-    if any(item.changed for item in advice):
-        file = out or Path(f"{study}.next.yaml")
-        text = ledger.recorded("artifacts")["space.yaml"]
-        write_next(file, next_text(text, ledger.config, advice, study_names(ledger.store)))
-        console.print(next_command(file))
-
-
-@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="The port to serve on.")] = 5000,
     host: Annotated[str, typer.Option(help="The address to serve on.")] = "127.0.0.1",
