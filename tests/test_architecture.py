@@ -26,6 +26,7 @@ LAYERS = [
     {"study/claim"},
     {"study/ledger"},
     {"calibration", "exported_model", "study/record"},
+    {"analysis"},
     {"registry"},
     {"trial", "mirroring"},
     {"finalists", "evaluation", "workers"},
