@@ -193,6 +193,33 @@ def doctor(
 
 
 @app.command()
+def bounds(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="SPACE.next.yaml", help="Where to write; else STUDY.next.yaml."),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Judge a study's bounds by its trials, and write a space file with better ones."""
+    from pipeline.analysis.bounds import examine_bounds
+    from pipeline.analysis.next_space import next_space_text, write_next_space
+    from pipeline.report.bounds import bounds_report
+    from pipeline.study.ledger import Ledger
+    from pipeline.study.record import recall, study_names
+    from pipeline.study.storage import open_storage
+
+    store = open_storage(storage, create=False)
+    ledger = Ledger(recall(store, study), store, begin=False)
+    report, path = examine_bounds(ledger.config, ledger.trials()), None
+    if report.is_changed and report.next.entries:
+        path = out or Path(f"{study}.next.yaml")
+        text = ledger.recorded("artifacts")["space.yaml"]
+        write_next_space(path, next_space_text(report, text, study_names(store)))
+    Console().print(bounds_report(report, path))
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="The port to serve on.")] = 5000,
     host: Annotated[str, typer.Option(help="The address to serve on.")] = "127.0.0.1",

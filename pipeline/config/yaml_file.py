@@ -70,7 +70,11 @@ def read_yaml(path: Path) -> YamlFile:
     Raises:
         UserError: for a file that can't be read, isn't UTF-8, is too long, or breaks a rule above.
     """
-    text = _read_text(path)
+    return parse_yaml(_read_text(path), path)
+
+
+def parse_yaml(text: str, path: Path) -> YamlFile:
+    """The same for a text that is at hand; errors are told of `path`."""
     builder = _Builder(path, text)
     try:
         return builder.build()
