@@ -186,7 +186,7 @@ def verdict(ledger: Ledger, followup: FollowUp) -> Verdict | None:
     if not complete:
         return None
     notes = [
-        f"{name} is no finalist: {wanted - len(found)} of its {wanted} trainings failed"
+        f"{name} is no finalist: {wanted - len(found)} of its {wanted} trainings are missing"
         for name, found in trainings.items()
         if len(found) < wanted
     ]

@@ -74,17 +74,21 @@ class Workshop:
             return followup
         self.view.note(f"{kind}: {len(points)} trainings with fresh seeds")
         mirror = open_mirror(followup, self.mirror)
-        status: StudyStatus = "KILLED"
         with present(followup.uuid), closing(JournalWriter(journal_folder(followup.uuid))) as log:
             try:
                 log.put(StudyStarted(now_ms()))
                 as_planned = replace(plan, config=plan.config.with_overrides(changes or {}))
                 run_workers(followup, as_planned, self.storage, self.deadline, log, self.view)
-                status = "FINISHED" if followup.is_over() else "KILLED"
-            finally:
-                log.try_put(StudyEnded(status, now_ms()))
+                if keeps:
+                    ledger.keep("has_news", True)  # until the champion is registered
+                status: StudyStatus = "FINISHED" if followup.is_over() else "KILLED"
+                log.put(StudyEnded(status, now_ms()))
                 if deliver(mirror, FLUSH_SEC):
                     agree(followup, mirror)
+            except KeyboardInterrupt:
+                log.try_put(StudyEnded("KILLED", now_ms()))
+                raise
+            finally:
                 mirror.close(AWAY_SEC)
         return followup
 

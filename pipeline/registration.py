@@ -111,8 +111,9 @@ class Registrar:
             ]
             if mirror is not None:
                 self.ledger.keep("has_news", False)
-        if followup is not None:
-            needed = {t.number for f in entries.values() for t in f.trainings}
+        if followup is not None:  # all finalists': another may win once there are more trials
+            finalists = followup.complete_in([f.name for f in verdict.finalists])
+            needed = {t.number for trainings in finalists.values() for t in trainings}
             weights.keep_only(lambda number: number in needed)
         return done[::-1]
 

@@ -15,8 +15,9 @@ from pipeline.config.space_file import Space
 from pipeline.coordinator import standing
 from pipeline.datasets import Splits, load_splits
 from pipeline.events import StudyEnded, StudyStarted, StudyStatus, now_ms
-from pipeline.finalists import KIND, Verdict, points, verdict
-from pipeline.followups import FLUSH_SEC, Workshop, publish
+from pipeline.final import crown, train_finalists
+from pipeline.finalists import Verdict
+from pipeline.followups import FLUSH_SEC, Workshop
 from pipeline.journal import JournalWriter, journal_folder
 from pipeline.mirroring import AWAY_SEC, agree, deliver, open_mirror
 from pipeline.models import build_model
@@ -24,7 +25,7 @@ from pipeline.places import DEFAULT_STORAGE
 from pipeline.presence import present
 from pipeline.progress import Standing, View
 from pipeline.registration import Registrar, Registration
-from pipeline.study.followup import FollowUp
+from pipeline.study.carried import is_carried
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings
 from pipeline.study.storage import open_storage
@@ -108,15 +109,17 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             given_up = run_workers(ledger, plan, options.storage, deadline, journal, view)
             shop = Workshop(ledger, plan, options.storage, mirror, view, deadline)
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
-            outcome.timed_out = time.time() >= deadline and not ledger.is_over()
-            finalists = None if given_up else train_finalists(shop, splits)
-            outcome.audit = audit(ledger.trials(), ledger.config)
+            finalists = None if given_up else train_finalists(shop, len(splits.selection))
+            unfinished = not ledger.is_over() or (finalists and not finalists.is_over())
+            outcome.timed_out = time.time() >= deadline and bool(unfinished)
+            own = [trial for trial in ledger.trials() if not is_carried(trial)]
+            outcome.audit = audit(own, ledger.config)
             if deliver(mirror, FLUSH_SEC):
                 reached: Mirror | None = mirror
                 agree(ledger, mirror)
             else:
                 reached, patience_sec = None, AWAY_SEC / 2
-            if ledger.num_finished() > before or finalists is not None:
+            if ledger.num_finished() > before:
                 ledger.keep("has_news", True)  # until the champion is registered
             data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
             registrar = Registrar(plan.config, ledger, data, splits)
@@ -131,33 +134,6 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     outcome.delivery = delivery
     outcome.seconds = time.monotonic() - started
     return outcome
-
-
-def train_finalists(shop: Workshop, splits: Splits) -> FollowUp | None:
-    """The finalists' trainings, once the search is over; None where there shall or can be none."""
-    ledger = shop.ledger
-    if not (ledger.is_over() and ledger.config.finalists.count and len(splits.selection)):
-        return None
-    return shop.train(KIND, points(ledger), keeps=True) if ledger.best() else None
-
-
-def crown(
-    registrar: Registrar, finalists: FollowUp | None, mirror: Mirror | None
-) -> tuple[Verdict | None, list[Registration]]:
-    """The verdict, on the finalists where there are any, and what it puts into the registry.
-
-    Args:
-        mirror: MLflow; None where it is away.
-    """
-    found = None if finalists is None else verdict(registrar.ledger, finalists)
-    if found is None:
-        finalists, found = None, registrar.of_the_search()
-    if found is None:
-        return None, []
-    registrar.ledger.keep("winner", found.winner.trial.number)
-    if mirror is not None and finalists is not None:
-        publish(mirror, finalists, {"finalists.json": found.to_json()}, found.metrics())
-    return found, registrar.register_all(found, finalists, mirror)
 
 
 def _dataset(config: RunConfig, splits: Splits) -> dict[str, object]:

@@ -31,28 +31,6 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_difference(
-    ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], confidence: float = 0.95
-) -> tuple[float, float]:
-    """By how much one classifier's accuracy is higher than another's on the same images.
-
-    Images that both tell right, or both wrong, say nothing about which is better: only the others
-    count. Their difference is far surer than the two accuracies are (Agresti, Categorical Data
-    Analysis, 3rd ed., 11.1.1).
-
-    Args:
-        ours, theirs: (N,), whether each told each image right; N > 0.
-
-    Returns:
-        The difference of the accuracies in [-1, 1], and half the width of its interval.
-    """
-    n = len(ours)
-    gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    difference = (gained - lost) / n
-    variance = ((gained + lost) / n - difference**2) / n
-    return difference, NormalDist().inv_cdf((1 + confidence) / 2) * sqrt(max(variance, 0.0))
-
-
 def crossed_mean(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
     """The mean over seeds and images, and half the width of its interval.
 

@@ -10,11 +10,11 @@ from optuna.trial import TrialState
 
 from pipeline.calibration import as_trained
 from pipeline.datasets import load_splits
+from pipeline.final import crown
 from pipeline.finalists import KIND
 from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.progress import View
 from pipeline.registration import Registrar, Registration
-from pipeline.search import crown
 from pipeline.status import open_ledgers
 from pipeline.study.followup import FollowUp, followup_kinds
 from pipeline.study.ledger import Ledger
@@ -68,7 +68,7 @@ def _sync(ledger: Ledger, view: View) -> Synced:
         registered: list[Registration] = []
         if ledger.best() and not ledger.trials(TrialState.RUNNING):
             view.note(f"{name}: registering its champion and baselines")
-            finalists = next((f for f in followups if f.kind == KIND and f.is_over()), None)
+            finalists = next((f for f in followups if f.kind == KIND), None)
             _, registered = crown(registrar(ledger, view), finalists, mirror)
     finally:
         delivery = mirror.close()

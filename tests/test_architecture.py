@@ -35,6 +35,7 @@ LAYERS = [
     {"coordinator"},
     {"workforce"},
     {"followups"},
+    {"final"},
     {"status", "search"},
     {"sync", "doctor"},
     {"report"},

@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from pipeline.answers import Answers, answers_of, judged_by
+from pipeline.final import UNFINISHED
 from pipeline.finalists import Finalist, Verdict, best_training, points, ranked
 from pipeline.finalists import verdict as verdict_of
 from pipeline.progress import LogView
@@ -30,8 +31,9 @@ from pipeline.seeding import TrialSeeds
 from pipeline.study.followup import ANSWERS, SEED, FollowUp, Point
 from pipeline.study.ledger import SCORED, Ledger
 from pipeline.study.storage import open_storage
+from pipeline.weights import WeightStore
 from tests.conftest import enter
-from tests.spaces import tiny_config, tiny_space, write_tiny
+from tests.spaces import TINY, tiny_config, tiny_space, write_tiny
 
 TWO = ("finalists.count=2", "finalists.seeds=2")
 
@@ -165,7 +167,17 @@ def test_a_finalist_without_all_of_its_seeds_is_left_out_and_said_so(ledger: Led
     found = verdict_of(ledger, followup)
     assert found
     assert [f.name for f in found.finalists] == ["unregularized", "recipe", "trial 3"]
-    assert found.notes == ("trial 2 is no finalist: 1 of its 2 trainings failed",)
+    assert found.notes == ("trial 2 is no finalist: 1 of its 2 trainings are missing",)
+
+
+def test_wider_bounds_of_the_search_leave_its_finalists_as_they_are(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """`run --extend` after the final: the points that are trained stay trained."""
+    FollowUp(ledger.config, ledger.store, "finalists").add(points(ledger))
+    text = TINY.replace("high: 0.7", "high: 0.8")
+    wider = Ledger(tiny_config(tmp_path, *TWO, text=text), ledger.store, extend=True)
+    assert FollowUp(wider.config, wider.store, "finalists").target == 8
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +278,30 @@ def test_running_again_trains_nothing_and_says_the_same(
     assert again.verdict.to_json() == first.to_json()
     assert "trainings with fresh seeds" not in printed
     assert len(MlflowClient().search_model_versions("name = 'tiny-cnn'")) == versions
+
+
+def test_all_finalists_keep_their_weights(finished: tuple[Outcome, str], workspace: Path) -> None:
+    """With more trials, one that lost may win, and is not trained again."""
+    found = finished[0].verdict
+    assert found
+    trained = sum(len(finalist.trainings) for finalist in found.finalists)
+    store = open_storage(f"sqlite:///{workspace}/mlruns/optuna.db")
+    uuid = FollowUp(finished[0].config, store, "finalists").uuid
+    store.close()
+    assert len(WeightStore(uuid).trials()) == trained
+
+
+def test_a_final_that_is_cut_short_is_said_to_be_so(tmp_path: Path, mlflow_template: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, tmp_path)
+        run_search(tiny_space(tmp_path), Options(num_workers=1), LogView(Console(quiet=True)))
+        options = Options(num_workers=1, timeout_sec=0)
+        outcome = run_search(tiny_space(tmp_path, *TWO), options, LogView(Console(quiet=True)))
+    assert outcome.timed_out
+    assert outcome.verdict
+    assert not outcome.verdict.retrained
+    assert UNFINISHED in outcome.verdict.notes
 
 
 def test_finalists_go_on_after_the_run_was_killed(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from pipeline.statistics import (
     brier_score,
     crossed_mean,
     expected_calibration_error,
-    paired_difference,
     paired_seeds,
     score,
     wilson_interval,
@@ -63,17 +62,6 @@ def test_scores_of_four_images() -> None:
 def test_a_probability_of_zero_has_a_finite_loss() -> None:
     scores = score(np.array([[1, 0]], np.float32), np.array([1]), ("cat", "dog"))
     assert scores.loss == pytest.approx(126 * math.log(2), rel=1e-6)  # float32: 2**-126
-
-
-def test_a_paired_difference_counts_the_images_on_which_two_differ() -> None:
-    """Of 100 images, 12 told right by ours alone and 4 by theirs alone."""
-    ours, theirs = np.zeros(100, bool), np.zeros(100, bool)
-    ours[:62], theirs[12:66] = True, True
-    difference, half = paired_difference(ours, theirs)
-    assert difference == pytest.approx(0.08)
-    # sqrt((0.16 - 0.08 ** 2) / 100) = sqrt(0.001536) = 0.039192, times 1.96
-    assert half == pytest.approx(0.07681, abs=5e-5)
-    assert paired_difference(ours, ours) == (0.0, 0.0)
 
 
 def test_calibration_error_of_six_images_in_four_bins() -> None:

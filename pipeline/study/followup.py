@@ -69,6 +69,10 @@ class FollowUp(Ledger):
     def target(self) -> int:
         return len(self.trials())
 
+    def _require_same_spec(self, extend: bool) -> list[str]:  # noqa: ARG002 - the ledger's
+        """Nothing: its study was asked, and wider bounds of that change no point."""
+        return []
+
     def add(self, points: Sequence[Point]) -> None:
         """Queue those points that are neither there nor on their way; failed ones once more."""
         for point in points:

@@ -109,7 +109,8 @@ class Store(RDBStorage):
                 return int(mine[0].trial_id)
             taken = len(running) + self._count(session, study_id, *FINISHED)
             waiting = self._in_state(session, study_id, TrialState.WAITING)
-            if taken >= budget if budget is not None else not waiting:
+            is_over = not waiting if budget is None else taken >= budget
+            if is_over:
                 return None
             trial = waiting[0] if waiting else self._get_prepared_new_trial(study_id, None, session)
             trial.state, trial.datetime_start = TrialState.RUNNING, datetime.now()

@@ -1,0 +1,48 @@
+"""The final of a search: its finalists are trained again, one wins, and is registered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.finalists import KIND, Verdict, points, verdict
+from pipeline.followups import Workshop, publish
+from pipeline.registration import Registrar, Registration
+from pipeline.study.followup import FollowUp
+from pipeline.tracking import Mirror
+
+UNFINISHED = "the finalists are not all trained; this is the search's own champion until they are"
+
+
+def train_finalists(shop: Workshop, num_images: int) -> FollowUp | None:
+    """The finalists' trainings, once the search is over; None where there shall or can be none.
+
+    Args:
+        num_images: how many selection images there are.
+    """
+    ledger = shop.ledger
+    if not (ledger.is_over() and ledger.config.finalists.count and num_images):
+        return None
+    return shop.train(KIND, points(ledger), keeps=True) if ledger.best() else None
+
+
+def crown(
+    registrar: Registrar, finalists: FollowUp | None, mirror: Mirror | None
+) -> tuple[Verdict | None, list[Registration]]:
+    """The verdict, on the finalists once all of them are trained, and what it puts into the
+    registry.
+
+    Args:
+        mirror: MLflow; None where it is away.
+    """
+    trained = finalists if finalists is not None and finalists.is_over() else None
+    found = None if trained is None else verdict(registrar.ledger, trained)
+    if found is None:
+        trained, found = None, registrar.of_the_search()
+        if found is not None and finalists is not None:
+            found = replace(found, notes=(*found.notes, UNFINISHED))
+    if found is None:
+        return None, []
+    registrar.ledger.keep("winner", found.winner.trial.number)
+    if mirror is not None and trained is not None:
+        publish(mirror, trained, {"finalists.json": found.to_json()}, found.metrics())
+    return found, registrar.register_all(found, trained, mirror)
