@@ -157,6 +157,7 @@ def standing(ledger: Ledger) -> Standing:
         allowed_epochs=sum(allowed.values()),
         carried=len(every_trial) - len(trials),
         missed=ledger.nearest_miss(),
+        kind=ledger.kind,
     )
 
 

@@ -30,7 +30,8 @@ class Standing:
     `resumed` counts the attempts that were interrupted or killed, and were or will be taken up.
     `saved_epochs` are those that pruned trials did not run, of the `allowed_epochs` of all that are
     finished. `carried` trials are another study's, and in none of the other counts. `missed` says
-    which trial comes nearest to the constraints, where none keeps them.
+    which trial comes nearest to the constraints, where none keeps them. `kind` names what is
+    counted: the study, or a follow-up of it.
     """
 
     target: int
@@ -45,6 +46,7 @@ class Standing:
     allowed_epochs: int = 0
     carried: int = 0
     missed: str = ""
+    kind: str = "study"
 
     @property
     def saved_share(self) -> float:
@@ -101,7 +103,7 @@ class LogView(View):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._epochs: dict[int, int] = {}
+        self._started: dict[int, tuple[str, int]] = {}
         self._shown: tuple[str, int] = ("", -1)
 
     def __exit__(self, *_: object) -> None:
@@ -118,22 +120,24 @@ class LogView(View):
 
     def study(self, standing: Standing) -> None:
         self._print(
-            f"study: {standing.finished} of {standing.target} trials finished "
+            f"{standing.kind}: {standing.finished} of {standing.target} trials finished "
             f"({standing.counts()}); best {standing.metric}: {standing.best}"
         )
 
     def trial_started(
         self, number: int, name: str, params: Mapping[str, Scalar | None], num_epochs: int
     ) -> None:
-        self._epochs[number] = num_epochs
+        self._started[number] = (name, num_epochs)
         self._print(f"{name}: {describe(params)}")
 
     def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        of = f"/{self._epochs[number]}" if number in self._epochs else ""
-        self._print(f"trial {number}: epoch {epoch}{of}: {scores(metrics)}")
+        name, num_epochs = self._started.get(number, (f"trial {number}", None))
+        of = f"/{num_epochs}" if num_epochs else ""
+        self._print(f"{name}: epoch {epoch}{of}: {scores(metrics)}")
 
     def trial_ended(self, number: int, state: str, text: str) -> None:
-        self._print(f"trial {number}: {state}: {text}")
+        name, _ = self._started.get(number, (f"trial {number}", None))
+        self._print(f"{name}: {state}: {text}")
 
     def _print(self, text: str) -> None:
         self.console.print(
