@@ -23,9 +23,11 @@ from pipeline.events import (
 from pipeline.journal import JournalReader, JournalWriter
 from pipeline.progress import Standing, View
 from pipeline.study.carried import is_carried
-from pipeline.study.ledger import Ledger, overrides_of
+from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StoreAwayError
-from pipeline.study.store import FINISHED, HISTORY, SLOW_SEC, Swept
+from pipeline.study.patient_storage import SLOW_SEC
+from pipeline.study.store import FINISHED, HISTORY, Swept
+from pipeline.study.trials import overrides_of
 from pipeline.workers.pool import Death, Pool
 from pipeline.workers.worker import EXIT_MISTAKE
 

@@ -20,7 +20,8 @@ from pipeline.answers import Answers, Judged, higher_is_better, judged_by
 from pipeline.statistics import crossed_mean, paired_seeds
 from pipeline.study.baselines import BASELINES
 from pipeline.study.followup import FollowUp, Point, answers_of_trial
-from pipeline.study.ledger import BASELINE, SCORED, Ledger, overrides_of
+from pipeline.study.ledger import Ledger
+from pipeline.study.trials import BASELINE, SCORED, overrides_of
 from pipeline.training.metrics import is_better
 
 KIND = "finalists"

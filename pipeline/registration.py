@@ -18,8 +18,9 @@ from pipeline.judging import Judge
 from pipeline.registry import Registered, register
 from pipeline.study.baselines import BASELINES
 from pipeline.study.followup import FollowUp
-from pipeline.study.ledger import Ledger, overrides_of, value_of
+from pipeline.study.ledger import Ledger
 from pipeline.study.storage import file_lock
+from pipeline.study.trials import overrides_of, value_of
 from pipeline.tracking import Mirror
 from pipeline.training.data import DeviceData, to_device
 from pipeline.training.precision import resolve_precision

@@ -35,9 +35,10 @@ from pipeline.state_file import DamagedFileError
 from pipeline.study.claim import Claim
 from pipeline.study.constraints import constraint_tags
 from pipeline.study.followup import ANSWERS, WEIGHTS
-from pipeline.study.ledger import SCORED, Ledger
+from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StoreAwayError
 from pipeline.study.store import ClaimLostError
+from pipeline.study.trials import SCORED
 from pipeline.training.data import DeviceData
 from pipeline.training.engine import Steps, resolve_engine
 from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer

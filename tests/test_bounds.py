@@ -22,7 +22,7 @@ from pipeline.analysis.ranking import num_top, ranks, searched_trials
 from pipeline.config import RunConfig
 from pipeline.config.search_space import CategoricalEntry, FloatEntry, IntEntry
 from pipeline.errors import UserError
-from pipeline.study.ledger import BASELINE
+from pipeline.study.trials import BASELINE
 from tests.spaces import tiny_config
 from tests.synthetic import KNOWN, drawn_study
 

@@ -29,8 +29,9 @@ from pipeline.report.summary import summary
 from pipeline.search import Options, Outcome, run_search
 from pipeline.seeding import TrialSeeds
 from pipeline.study.followup import ANSWERS, SEED, FollowUp, Point
-from pipeline.study.ledger import SCORED, Ledger
+from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
+from pipeline.study.trials import SCORED
 from pipeline.weights import WeightStore
 from tests.conftest import enter
 from tests.spaces import TINY, tiny_config, tiny_space, write_tiny

@@ -39,18 +39,12 @@ def next_text(ledger: Ledger, report: BoundsReport | None = None) -> str:
     return next_space_text(report, text, [ledger.config.study.name])
 
 
-def without_warm_start(text: str) -> str:
-    edit = YamlEdit(text)
-    edit.remove(("study", "warm_start"))
-    return edit.text
-
-
 def test_the_file_has_the_better_bounds_and_the_users_comments(
     study: Ledger, tmp_path: Path
 ) -> None:
     text = next_text(study)
     path = tmp_path / "next.yaml"
-    path.write_text(without_warm_start(text))
+    path.write_text(text)
     config = load_space(path).config
     assert config.study.name == "tiny-2"
     assert list(config.search) == [DROPOUT, DECAY]
@@ -73,7 +67,7 @@ def test_the_file_warm_starts_from_the_study(study: Ledger) -> None:
 
 def test_what_was_given_by_set_is_in_the_file(study: Ledger, tmp_path: Path) -> None:
     path = tmp_path / "next.yaml"
-    path.write_text(without_warm_start(next_text(study)))
+    path.write_text(next_text(study))
     then, now = study.config.values(), load_space(path).config.values()
     assert (now["training.epochs"], now["regularization.l1"]) == (7, 1e-5)
     assert {key for key in then if then[key] != now.get(key)} == {"study.name"}
@@ -88,7 +82,7 @@ def test_a_fixed_kind_takes_its_keys_and_conditions_along(tmp_path: Path) -> Non
         report.next.entries, report.next.fixed = dict(ledger.config.search), {}
         assert report.next.fix(KIND, kind)
         path = tmp_path / f"{kind}.yaml"
-        path.write_text(without_warm_start(next_text(ledger, report).replace("\r", "")))
+        path.write_text(next_text(ledger, report).replace("\r", ""))
         config = load_space(path).config
         assert config.lr_schedule.kind == kind
         assert "step_epochs" not in path.read_text()

@@ -25,7 +25,7 @@ from pipeline.finalists import Finalist, Verdict
 from pipeline.progress import LogView, Standing
 from pipeline.report.summary import summary
 from pipeline.search import Options, Outcome, run_search
-from pipeline.study.ledger import SCORED
+from pipeline.study.trials import SCORED
 from pipeline.training.data import to_device
 from pipeline.training.loop import eval_batch_size
 from pipeline.workers.plan import resolve_devices

@@ -18,9 +18,10 @@ from pipeline.errors import UserError
 from pipeline.progress import LogView
 from pipeline.study.carried import CARRIED_FROM
 from pipeline.study.claim import Claim
-from pipeline.study.ledger import SCORED, Ledger
+from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember_settings
 from pipeline.study.storage import open_storage
+from pipeline.study.trials import SCORED
 from pipeline.study.warm_start import carry, find_warm_start
 from tests.spaces import TINY, tiny_config
 from tests.test_ledger import claimed

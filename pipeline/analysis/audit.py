@@ -13,8 +13,8 @@ from pipeline.analysis.strength import strength
 from pipeline.config.run_config import RunConfig
 from pipeline.statistics import wilson_interval
 from pipeline.study.audit import would_prune
-from pipeline.study.ledger import value_of
 from pipeline.study.pruners import PrunerSettings, ThresholdSettings
+from pipeline.study.trials import value_of
 from pipeline.training.metrics import direction, is_better
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.analysis.bounds import BoundsReport
-from pipeline.config.run_config import RunConfig
+from pipeline.config.run_config import RunConfig, flatten
 from pipeline.config.search_space import CategoricalEntry, SearchEntry
 from pipeline.config.yaml_edit import YamlEdit
 from pipeline.config.yaml_file import parse_yaml
@@ -104,15 +104,7 @@ def _values(text: str) -> Mapping[str, Any]:
     try:
         return RunConfig.model_validate(data).values()
     except ValidationError:
-        return _flat({key: value for key, value in data.items() if key != "search"})
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
+        return flatten({key: value for key, value in data.items() if key != "search"})
 
 
 def _write_entry(edit: YamlEdit, path: str, entry: SearchEntry, report: BoundsReport) -> None:

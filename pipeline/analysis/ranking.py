@@ -10,7 +10,7 @@ import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import rankdata
 
-from pipeline.study.ledger import BASELINE
+from pipeline.study.trials import BASELINE
 
 Floats = npt.NDArray[np.float64]
 

@@ -157,7 +157,7 @@ class RunConfig(Recipe):
 
     def values(self) -> dict[str, Scalar | None]:
         """Every scalar setting by its dotted path, defaults included; the search left out."""
-        return _flatten({k: v for k, v in self.resolved().items() if k != "search"})
+        return flatten({k: v for k, v in self.resolved().items() if k != "search"})
 
 
 def _changed(settings: T, path: list[str], value: Scalar) -> T:
@@ -212,9 +212,10 @@ def change_kind(data: dict[str, Any], section: str, kind: str) -> None:
         data[name] = {key: value for key, value in data[name].items() if key in known}
 
 
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted path."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         nested = isinstance(value, Mapping)
-        flat |= _flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat

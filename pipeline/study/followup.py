@@ -16,9 +16,10 @@ from pipeline.answers import Answers
 from pipeline.config.run_config import RunConfig
 from pipeline.settings import Scalar
 from pipeline.study.claim import Claim
-from pipeline.study.ledger import OVERRIDES, Ledger, Values, overrides_of
+from pipeline.study.ledger import Ledger
 from pipeline.study.pruners import NoneSettings
 from pipeline.study.store import Store
+from pipeline.study.trials import OVERRIDES, Values, overrides_of
 
 LABEL, GROUP, SEED, ANSWERS, WEIGHTS = (
     f"regsearch.{name}" for name in ("label", "group", "seed", "answers", "weight_statistics")

@@ -6,7 +6,7 @@ Optuna's store is the authority; nothing is counted anywhere else.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,15 +18,13 @@ from pipeline.errors import UserError
 from pipeline.seeding import stream_seed
 from pipeline.settings import Scalar
 from pipeline.study.audit import WOULD_PRUNE, is_drawn, is_due, would_prune
-from pipeline.study.baselines import BASELINES, Baseline, baselines
+from pipeline.study.baselines import BASELINES, baselines
 from pipeline.study.carried import is_carried
 from pipeline.study.claim import Claim
 from pipeline.study.constraints import (
     CONSTRAINTS_PREFIX,
     constraint_attrs,
-    is_feasible,
     judged,
-    nearest_miss,
 )
 from pipeline.study.owner import has_died, new_owner
 from pipeline.study.pruners import build_pruner
@@ -40,19 +38,24 @@ from pipeline.study.spec import (
     spec,
 )
 from pipeline.study.store import ATTEMPT, FINISHED, REASON, ClaimLostError, Store, Swept
+from pipeline.study.trials import (
+    BASELINE,
+    OVERRIDES,
+    SCORED,
+    Trials,
+    Values,
+    of_baseline,
+    value_of,
+)
 from pipeline.training.metrics import direction, is_better
 
-BASELINE, OVERRIDES = "regsearch.baseline", "regsearch.overrides"
-SCORED = "regsearch.scored"
-"""All metrics of a trial's best epoch (of the last one, where it was pruned), by name."""
 _NOTHING: Mapping[str, Any] = {}
-Values = dict[str, Scalar | None]
 
 NUM_KEPT = 5
 """So many of the best complete trials keep their weights, and the baselines theirs."""
 
 
-class Ledger:
+class Ledger(Trials):
     """One study on its store.
 
     Args:
@@ -176,27 +179,9 @@ class Ledger:
         """Replace such a value."""
         self.store.keep_study_attr(self.id, f"regsearch.{name}", value, replace=True)
 
-    def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """All trials in these states (in any, if none is named)."""
-        return self.study.get_trials(deepcopy=False, states=states or None)
-
-    def num_finished(self) -> int:
-        """Of this study's own; those that it has from another don't count."""
-        return sum(not is_carried(trial) for trial in self.trials(*FINISHED))
-
     def is_over(self) -> bool:
         """Whether `study.trials` are finished."""
         return self.num_finished() >= self.config.study.trials
-
-    def failures_in_a_row(self, forgiven: Collection[int] = ()) -> list[FrozenTrial]:
-        """The trials that failed since one was finished, without those that are `forgiven`."""
-        ended = [t for t in self.trials(*FINISHED, TrialState.FAIL) if t.number not in forgiven]
-        failures: list[FrozenTrial] = []
-        if not any(trial.state == TrialState.FAIL for trial in ended):
-            return failures  # the usual case, which thousands of trials need not be sorted for
-        for trial in sorted(ended, key=lambda t: str(t.datetime_complete)):
-            failures = [*failures, trial] if trial.state == TrialState.FAIL else []
-        return failures
 
     def sweep(self) -> list[Swept]:
         """Let the trials whose worker is dead or silent wait for another attempt."""
@@ -246,22 +231,6 @@ class Ledger:
 
     def _seed_of(self, trial: FrozenTrial) -> int | str:
         return trial.number
-
-    def name_of(self, trial: FrozenTrial) -> str:
-        """`trial 7`, or `trial 0 (unregularized)`."""
-        baseline = trial.user_attrs.get(BASELINE)
-        return f"trial {trial.number}" + (f" ({baseline})" if baseline else "")
-
-    def params_of(self, trial: FrozenTrial) -> Values:
-        """What a trial has for every searched setting."""
-        overrides = overrides_of(trial)
-        values = self.config.values() | overrides
-        return {path: values[path] for path in trial.params} | overrides
-
-    def tags_of(self, trial: FrozenTrial) -> dict[str, str]:
-        """What else MLflow shows of a trial."""
-        baseline = trial.user_attrs.get(BASELINE)
-        return {} if baseline is None else {"regsearch.baseline": baseline}
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """A sampler whose stream follows from the trial, however often the study is restarted.
@@ -342,29 +311,6 @@ class Ledger:
         self.store.finish(claim.trial._trial_id, claim.owner, state, value, attrs, judgement)
         self.held = None
 
-    def best(self) -> FrozenTrial | None:
-        """The best trial that keeps the constraints; None while there is none."""
-        return next(iter(self.ranked()), None)
-
-    def ranked(self) -> list[FrozenTrial]:
-        """The complete trials that keep the constraints, the best first; of equals, the older.
-
-        Some may be another study's (`is_carried`): their weights are not there.
-        """
-        return self._ranked(self.trials(TrialState.COMPLETE))
-
-    def ranked_own(self) -> list[FrozenTrial]:
-        """Those of `ranked` that this study has trained: the best `NUM_KEPT` have weights."""
-        return [trial for trial in self.ranked() if not is_carried(trial)]
-
-    def _ranked(self, complete: list[FrozenTrial]) -> list[FrozenTrial]:
-        down = direction(self.config.study.metric) == "maximize"
-        return sorted(filter(is_feasible, complete), key=value_of, reverse=down)
-
-    def nearest_miss(self) -> str:
-        """Which complete trial comes nearest to the constraints, where none keeps them."""
-        return nearest_miss(self.trials(TrialState.COMPLETE))
-
     def keeps_weights(self, claim: Claim, value: float) -> bool:
         """Whether a trial that completes with this value is a baseline, or among the best if it
         keeps the constraints: if not, its weights are needed no longer once it is complete."""
@@ -380,37 +326,7 @@ class Ledger:
         trials = self.trials()  # once: a worker waits for this after each trial
         ended = {trial.number for trial in trials if trial.state.is_finished()}
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        baselines = [trial for name in BASELINES for trial in _of(complete, name)[:1]]
-        own = self._ranked([trial for trial in complete if not is_carried(trial)])
+        baselines = [trial for name in BASELINES for trial in of_baseline(complete, name)[:1]]
+        own = self.best_first([trial for trial in complete if not is_carried(trial)])
         numbers = {trial.number for trial in (*own[:NUM_KEPT], *baselines)}
         return lambda number: number in numbers or number not in ended
-
-    def fits(self) -> float | None:
-        """The accuracy on training images of the unregularized baseline: what the net can fit in
-        these epochs; None while it is not known."""
-        plain = self.baseline("unregularized")
-        scored = {} if plain is None else plain.user_attrs.get(SCORED, {})
-        return scored.get("train/clean_accuracy")
-
-    def baseline(self, name: Baseline) -> FrozenTrial | None:
-        """The complete trial of a baseline; None before it is there."""
-        return next(iter(_of(self.trials(TrialState.COMPLETE), name)), None)
-
-
-def _of(trials: list[FrozenTrial], name: Baseline) -> list[FrozenTrial]:
-    """The trials of a baseline that have not failed."""
-    alive = (t for t in trials if t.state != TrialState.FAIL)
-    return [t for t in alive if t.user_attrs.get(BASELINE) == name]
-
-
-def value_of(trial: FrozenTrial) -> float:
-    """The metric's value of a complete trial."""
-    if trial.value is None:
-        raise ValueError(f"trial {trial.number} is {trial.state.name} and has no value")
-    return trial.value
-
-
-def overrides_of(trial: FrozenTrial) -> dict[str, Scalar]:
-    """What a trial changed in the file's settings."""
-    given: dict[str, Scalar] = trial.user_attrs.get(OVERRIDES, trial.params)
-    return given

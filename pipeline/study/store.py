@@ -7,10 +7,7 @@ checks when it opens a store) so that each of them happens once or not at all.
 
 from __future__ import annotations
 
-import functools
 import json
-import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,13 +16,13 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sql
-from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
-from pipeline.study.patience import PATIENCE_SEC, persistent
+from pipeline.study.patience import persistent
+from pipeline.study.patient_storage import PatientStorage
 
 OWNER, ATTEMPT, HISTORY, REASON = (
     f"regsearch.{name}" for name in ("owner", "attempt", "history", "reason")
@@ -33,8 +30,6 @@ OWNER, ATTEMPT, HISTORY, REASON = (
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count towards `study.trials`. A failed trial is made up for by another."""
 
-SLOW_SEC = 1.0
-"""A step that took so long was hindered: others may have been, too, and are silent for that."""
 MAX_FRUITLESS_ATTEMPTS = 10
 """So many attempts that die in a row without a new epoch, and the trial has FAILed."""
 
@@ -53,36 +48,8 @@ class Swept:
     state: TrialState
 
 
-class Store(RDBStorage):
+class Store(PatientStorage):
     """One connection to the store; threads may share it."""
-
-    def __init__(
-        self, url: str, engine_kwargs: dict[str, Any], skip_compatibility_check: bool = False
-    ) -> None:
-        self.mode = threading.local()
-        self.patience_sec = PATIENCE_SEC
-        self._hindered = -math.inf
-        super().__init__(url, engine_kwargs, skip_compatibility_check)
-
-    def close(self) -> None:
-        """Let its connections go; it can be used again."""
-        self.scoped_session.remove()
-        self.engine.dispose()
-
-    def note_hindrance(self, started: float) -> None:
-        """Remember it if a step that was begun at this `time.monotonic()` has taken long."""
-        if time.monotonic() - started > SLOW_SEC:
-            self._hindered = time.monotonic()
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """What is begun inside only reads, and so waits for no writer (see `storage`)."""
-        before = getattr(self.mode, "reads", False)
-        self.mode.reads = True
-        try:
-            yield
-        finally:
-            self.mode.reads = before
 
     @contextmanager
     def _transaction(self, lock_study: int | None = None) -> Iterator[Session]:
@@ -416,46 +383,3 @@ def _silence_sec(trial: Any, now: datetime) -> float:
 
 def _naive(moment: datetime) -> datetime:
     return moment.replace(tzinfo=None)
-
-
-_READS = (
-    "get_study_id_from_name",
-    "get_study_name_from_id",
-    "get_study_directions",
-    "get_study_user_attrs",
-    "get_study_system_attrs",
-    "get_all_studies",
-    "get_trial_id_from_study_id_trial_number",
-    "get_trial_param",
-    "get_trial",
-    "_get_trials",
-    "_get_best_trial_id",
-)
-_WRITES = (
-    "create_new_study",
-    "set_study_user_attr",
-    "set_study_system_attr",
-    "set_trial_user_attr",
-    "set_trial_system_attr",
-)
-
-
-def _patient(name: str, *, reads: bool) -> Callable[..., Any]:
-    """Optuna's own method, as patient as the steps above."""
-    method = getattr(RDBStorage, name)
-
-    @functools.wraps(method)
-    @persistent
-    def patient(store: Store, *args: Any, **kwargs: Any) -> Any:
-        if not reads:
-            return method(store, *args, **kwargs)
-        with store.reading():
-            return method(store, *args, **kwargs)
-
-    return patient
-
-
-for _name in _READS:
-    setattr(Store, _name, _patient(_name, reads=True))
-for _name in _WRITES:
-    setattr(Store, _name, _patient(_name, reads=False))

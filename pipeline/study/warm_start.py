@@ -21,9 +21,10 @@ from pipeline.errors import UserError
 from pipeline.settings import Scalar
 from pipeline.study.carried import CARRIED_FROM
 from pipeline.study.constraints import constraint_attrs, judged
-from pipeline.study.ledger import BASELINE, SCORED, Ledger, overrides_of
+from pipeline.study.ledger import Ledger
 from pipeline.study.record import recall
 from pipeline.study.store import FINISHED, Store
+from pipeline.study.trials import BASELINE, SCORED, overrides_of
 
 WHERE = "study.warm_start"
 COMPARED = ("data", "model", "training", "lr_schedule", "regularization", "augmentation")

@@ -24,8 +24,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.config import RunConfig
 from pipeline.datasets import load_splits
 from pipeline.seeding import TrialSeeds
-from pipeline.study.ledger import OVERRIDES
 from pipeline.study.store import ATTEMPT, HISTORY
+from pipeline.study.trials import OVERRIDES
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import Trainer
 from pipeline.trial import build_seeded
