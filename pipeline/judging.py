@@ -1,4 +1,4 @@
-"""A finished net on the selection images, which the search's own workers do not even hold."""
+"""A finished net on the selection images, at which the search's own workers do not look."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def _run_trials(job: Job) -> None:
     journal = JournalWriter(journal_folder(ledger.uuid))
     stores = (CheckpointStore(ledger.uuid), WeightStore(ledger.uuid))
     judge = None
-    if job.followup:  # the search's workers hold no selection image
+    if job.followup:  # the search's workers look at no selection image
         selection = to_device(splits.selection, torch.device(job.device))
         judge = Judge(selection, data, judged_by(config.study.metric))
     runner = TrialRunner(job.trained, data, ledger, journal, *stores, job.name, judge)
