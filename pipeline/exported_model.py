@@ -48,6 +48,8 @@ class ModelInfo(Settings):
     """Digest of the images that the search saw."""
     seed: int
     """The study's seed, which drew the splits."""
+    num_nets: int = 1
+    """So many nets' probabilities are averaged."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
+from pipeline.champion import Champion
 from pipeline.finalists import KIND, Verdict, points, verdict
 from pipeline.followups import Workshop, publish
 from pipeline.registration import Registrar, Registration
@@ -11,6 +12,15 @@ from pipeline.study.followup import FollowUp
 from pipeline.tracking import Mirror
 
 UNFINISHED = "the finalists are not all trained; this is the search's own champion until they are"
+
+
+@dataclass(frozen=True)
+class Crowned:
+    """What a final came to; without a verdict, there is nobody to crown."""
+
+    verdict: Verdict | None = None
+    champion: Champion | None = None
+    registered: list[Registration] = field(default_factory=list)
 
 
 def train_finalists(shop: Workshop, num_images: int) -> FollowUp | None:
@@ -25,9 +35,7 @@ def train_finalists(shop: Workshop, num_images: int) -> FollowUp | None:
     return shop.train(KIND, points(ledger), keeps=True) if ledger.best() else None
 
 
-def crown(
-    registrar: Registrar, finalists: FollowUp | None, mirror: Mirror | None
-) -> tuple[Verdict | None, list[Registration]]:
+def crown(registrar: Registrar, finalists: FollowUp | None, mirror: Mirror | None) -> Crowned:
     """The verdict, on the finalists once all of them are trained, and what it puts into the
     registry.
 
@@ -41,8 +49,10 @@ def crown(
         if found is not None and finalists is not None:
             found = replace(found, notes=(*found.notes, UNFINISHED))
     if found is None:
-        return None, []
+        return Crowned()
     registrar.ledger.keep("winner", found.winner.trial.number)
+    champion = registrar.champion(found, trained)
     if mirror is not None and trained is not None:
-        publish(mirror, trained, {"finalists.json": found.to_json()}, found.metrics())
-    return found, registrar.register_all(found, trained, mirror)
+        table = {**found.to_json(), "champion": champion.to_json()}
+        publish(mirror, trained, {"finalists.json": table}, found.metrics())
+    return Crowned(found, champion, registrar.register_all(found, champion, trained, mirror))

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial
-from torch import nn
 
 from pipeline.answers import judged_by
+from pipeline.champion import Champion
 from pipeline.config import RunConfig
 from pipeline.datasets import Splits
 from pipeline.errors import redact
 from pipeline.exported_model import ModelInfo
-from pipeline.finalists import Finalist, Verdict, best_training, finalist_name
+from pipeline.finalists import Finalist, Verdict, finalist_name
 from pipeline.judging import Judge
+from pipeline.nets import Nets, all_nets_of, load_nets, nets_of
 from pipeline.registry import Registered, register
 from pipeline.study.baselines import BASELINES
 from pipeline.study.followup import FollowUp
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import file_lock
-from pipeline.study.trials import overrides_of, value_of
+from pipeline.study.trials import value_of
 from pipeline.tracking import Mirror
 from pipeline.training.data import DeviceData, to_device
 from pipeline.training.precision import resolve_precision
-from pipeline.trial import build_seeded
 from pipeline.weights import WeightStore
 
 CHAMPION = "champion"
+ONE_NET = "an ensemble is made of the finalists' nets; this is one net until they are trained"
 AWAY = "MLflow does not answer; `regsearch sync` registers it later"
 
 
@@ -79,18 +80,47 @@ class Registrar:
         if not len(self.judge.selection):
             return Finalist(name, trial, (), (), judged)
         try:
-            config, model = self._net(trial, WeightStore(self.ledger.uuid))
+            nets = self._as_one(Nets(name, (trial,), None, None, judged))
         except Exception as error:  # noqa: BLE001 - a study's result is not lost with one model
             notes.append(f"{name} can't be scored: {_reason(error)}")
             return Finalist(name, trial, (), (), judged)
+        return Finalist(name, trial, (), (nets.answers,) if nets.answers else (), judged)
+
+    def champion(self, verdict: Verdict, followup: FollowUp | None) -> Champion:
+        """What is to be registered of the winner.
+
+        Args:
+            followup: the finalists' trainings, of a verdict on them.
+        """
+        metric = self.config.study.metric
+        best = nets_of(verdict.winner, followup, metric)
+        if self.config.finalists.champion == "best":
+            return Champion(best)
+        if followup is None:
+            return Champion(best, notes=(ONE_NET,))
+        try:
+            together = self._as_one(all_nets_of(verdict.winner, followup, metric))
+        except Exception as error:  # noqa: BLE001 - a study's result is not lost with one net
+            return Champion(best, notes=(f"there is no ensemble: {_reason(error)}",))
+        return Champion(together, together.gain_over(verdict.winner.scores.mean(axis=0)))
+
+    def _as_one(self, nets: Nets) -> Nets:
+        """The same nets, with what they say together of the selection images."""
+        config, model = load_nets(nets, self.config, self.data, self._weights(nets))
         dtype = resolve_precision(config.training.precision, self.device)
-        answers = self.judge.answers(self.judge.logits(model, dtype))
-        return Finalist(name, trial, (), (answers,), judged)
+        return replace(nets, answers=self.judge.answers(self.judge.logits(model, dtype)))
+
+    def _weights(self, nets: Nets) -> WeightStore:
+        return WeightStore((nets.followup or self.ledger).uuid)
 
     def register_all(
-        self, verdict: Verdict, followup: FollowUp | None, mirror: Mirror | None
+        self,
+        verdict: Verdict,
+        champion: Champion,
+        followup: FollowUp | None,
+        mirror: Mirror | None,
     ) -> list[Registration]:
-        """The winner as champion, and the baselines.
+        """The champion, and the baselines.
 
         They are registered the other way round, so that the champion is the latest version. Runs
         that share a study take turns, so that none registers what another just did. An alias that
@@ -101,14 +131,16 @@ class Registrar:
             followup: the finalists' trainings, of a verdict on them.
             mirror: MLflow; None where it is away, and nothing can be registered.
         """
+        metric = self.config.study.metric
+        found = {name: verdict.baseline(name) for name in BASELINES}
+        entries = {CHAMPION: champion.nets}
+        entries |= {name: nets_of(f, followup, metric) for name, f in found.items() if f}
         weights = WeightStore((followup or self.ledger).uuid)
         weights.folder.mkdir(parents=True, exist_ok=True)
-        baselines = {name: verdict.baseline(name) for name in BASELINES}
-        entries = {CHAMPION: verdict.winner} | {n: f for n, f in baselines.items() if f}
         with file_lock(weights.folder / "registering.lock"):
             done = [
-                self._registration(alias, finalist, weights, followup, mirror)
-                for alias, finalist in reversed(entries.items())
+                self._registration(alias, nets, self._scores(nets, verdict), mirror)
+                for alias, nets in reversed(entries.items())
             ]
             if mirror is not None:
                 self.ledger.keep("has_news", False)
@@ -118,57 +150,50 @@ class Registrar:
             weights.keep_only(lambda number: number in needed)
         return done[::-1]
 
+    def _scores(self, nets: Nets, verdict: Verdict) -> dict[str, float]:
+        """What was measured of nets, by the metrics' names: of one net the validation score, and
+        the selection score of its finalist over all seeds; of several their own."""
+        if len(nets.trials) > 1:
+            mean = nets.selection
+            return {} if mean is None else {f"selection/{nets.judged}": mean[0]}
+        metrics: dict[str, float] = {self.config.study.metric: value_of(nets.trials[0])}
+        finalist = next(f for f in verdict.finalists if f.name == nets.name)
+        if finalist.selection is not None:
+            metrics[f"selection/{nets.judged}"] = finalist.selection[0]
+        return metrics
+
     def _registration(
-        self,
-        alias: str,
-        finalist: Finalist,
-        weights: WeightStore,
-        followup: FollowUp | None,
-        mirror: Mirror | None,
+        self, alias: str, nets: Nets, metrics: Mapping[str, float], mirror: Mirror | None
     ) -> Registration:
         """As far as it can be had: a study's result is not lost with one model."""
         if mirror is None:
-            return Registration(alias, finalist.name, problem=AWAY)
+            return Registration(alias, nets.name, problem=AWAY)
         try:
-            registered = self._register(alias, finalist, weights, followup, mirror)
+            registered = self._register(alias, nets, metrics, mirror)
         except Exception as error:  # noqa: BLE001 - see above; the summary tells the reason
-            return Registration(alias, finalist.name, problem=_reason(error))
-        return Registration(alias, finalist.name, registered)
+            return Registration(alias, nets.name, problem=_reason(error))
+        return Registration(alias, nets.name, registered)
 
     def _register(
-        self,
-        alias: str,
-        finalist: Finalist,
-        weights: WeightStore,
-        followup: FollowUp | None,
-        mirror: Mirror,
+        self, alias: str, nets: Nets, metrics: Mapping[str, float], mirror: Mirror
     ) -> Registered:
-        metric: str = self.config.study.metric
-        trial, study_run_id = finalist.trial, None
+        followup, study_run_id = nets.followup, None
         if followup is not None:
-            trial = best_training(finalist, metric)
             study_run_id = mirror.followup_run_id(followup.uuid, followup.kind)
-        config, model = self._net(trial, weights)
-        metrics = {metric: value_of(trial)}
-        if finalist.selection is not None:
-            metrics[f"selection/{finalist.judged}"] = finalist.selection[0]
+        config, model = load_nets(nets, self.config, self.data, self._weights(nets))
         return register(
             mirror.client,
-            mirror.trial_run_id(trial.number, study_run_id),
+            mirror.trial_run_id(nets.trials[0].number, study_run_id),
             model,
-            self._model_info(config, metrics),
+            self._model_info(config, metrics, len(nets.trials)),
             config.registry.model_name,
             alias,
             take_over=bool(self.ledger.study.user_attrs.get("regsearch.has_news")),
         )
 
-    def _net(self, trial: FrozenTrial, weights: WeightStore) -> tuple[RunConfig, nn.Module]:
-        config = self.config.with_overrides(overrides_of(trial))
-        model = build_seeded(config, self.data)
-        model.load_state_dict(weights.load(trial.number))
-        return config, model
-
-    def _model_info(self, config: RunConfig, metrics: Mapping[str, float]) -> ModelInfo:
+    def _model_info(
+        self, config: RunConfig, metrics: Mapping[str, float], num_nets: int
+    ) -> ModelInfo:
         return ModelInfo(
             class_names=tuple(self.splits.class_names),
             image_shape=self.splits.image_shape,
@@ -178,6 +203,7 @@ class Registrar:
             data=config.data.model_dump(mode="json"),
             data_digest=self.splits.digest,
             seed=config.study.seed,
+            num_nets=num_nets,
         )
 
 

@@ -16,6 +16,9 @@ from torch import nn
 from pipeline import exported_model
 from pipeline.exported_model import InferenceModel, ModelInfo
 
+NUM_NETS = "regsearch.num_nets"
+"""Tag of a version, and of its logged model: so many nets' probabilities are averaged."""
+
 
 @dataclass(frozen=True)
 class Registered:
@@ -48,7 +51,8 @@ def register(
     *,
     take_over: bool = True,
 ) -> Registered:
-    """Registers a run's model and points the alias at it; a run has one version, however often.
+    """Registers a run's model and points the alias at it; a run has one version for each number of
+    nets, however often it is registered.
 
     Args:
         model: maps normalized images (N, C, H, W) to logits (N, K), on any device; not changed.
@@ -59,7 +63,8 @@ def register(
         RuntimeError: what was saved does not answer as `model` does.
     """
     _create_registered_model(client, model_name)
-    known = client.search_model_versions(f"name = '{model_name}' and run_id = '{run_id}'")
+    versions = client.search_model_versions(f"name = '{model_name}' and run_id = '{run_id}'")
+    known = [v for v in versions if v.tags.get(NUM_NETS, "1") == str(info.num_nets)]
     if known:
         version = known[0]
     else:
@@ -128,5 +133,6 @@ def _tags(info: ModelInfo) -> dict[str, str]:
         "regsearch.data": json.dumps(info.data),
         "regsearch.data_digest": info.data_digest,
         "regsearch.seed": str(info.seed),
+        NUM_NETS: str(info.num_nets),
         **{name: str(value) for name, value in info.metrics.items()},
     }

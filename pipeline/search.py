@@ -15,7 +15,7 @@ from pipeline.config.space_file import Space
 from pipeline.coordinator import standing
 from pipeline.datasets import Splits, load_splits
 from pipeline.events import StudyEnded, StudyStarted, StudyStatus, now_ms
-from pipeline.final import crown, train_finalists
+from pipeline.final import Crowned, crown, train_finalists
 from pipeline.finalists import Verdict
 from pipeline.followups import FLUSH_SEC, Workshop
 from pipeline.journal import JournalWriter, journal_folder
@@ -59,13 +59,22 @@ class Outcome:
 
     config: RunConfig
     standing: Standing
-    verdict: Verdict | None = None
+    crowned: Crowned = field(default_factory=Crowned)
     audit: Audit | None = None
-    registered: list[Registration] = field(default_factory=list)
     too_many_failures: str = ""
     timed_out: bool = False
     delivery: DeliveryReport = field(default_factory=DeliveryReport)
     seconds: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """On the finalists; None where there is no champion."""
+        return self.crowned.verdict
+
+    @property
+    def registered(self) -> list[Registration]:
+        """What became of the champion and the baselines in the registry."""
+        return self.crowned.registered
 
     @property
     def succeeded(self) -> bool:
@@ -123,7 +132,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
                 ledger.keep("has_news", True)  # until the champion is registered
             data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
             registrar = Registrar(plan.config, ledger, data, splits)
-            outcome.verdict, outcome.registered = crown(registrar, finalists, reached)
+            outcome.crowned = crown(registrar, finalists, reached)
             status = "FAILED" if outcome.too_many_failures else "FINISHED"
         except KeyboardInterrupt:
             status, patience_sec = "KILLED", AWAY_SEC

@@ -69,7 +69,7 @@ def _sync(ledger: Ledger, view: View) -> Synced:
         if ledger.best() and not ledger.trials(TrialState.RUNNING):
             view.note(f"{name}: registering its champion and baselines")
             finalists = next((f for f in followups if f.kind == KIND), None)
-            _, registered = crown(registrar(ledger, view), finalists, mirror)
+            registered = crown(registrar(ledger, view), finalists, mirror).registered
     finally:
         delivery = mirror.close()
     return Synced(name, delivery, findings, registered)

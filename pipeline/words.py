@@ -45,3 +45,13 @@ def show_metric(metric: str, value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2%}" if is_share(metric) else f"{value:.4f}"
+
+
+def points(metric: str, difference: float) -> str:
+    """A signed difference: in points (hundredths) of a share, else as it is."""
+    return f"{100 * difference:+.2f}" if is_share(metric) else f"{difference:+.4f}"
+
+
+def plus_minus(metric: str, half: float) -> str:
+    """Half the width of an interval, in the same unit."""
+    return f"± {100 * half:.2f}" if is_share(metric) else f"± {half:.4f}"

@@ -32,6 +32,8 @@ LAYERS = [
     {"analysis"},
     {"registry", "finalists", "readings"},
     {"trial", "mirroring"},
+    {"nets"},
+    {"champion"},
     {"evaluation", "workers", "registration"},
     {"coordinator"},
     {"workforce"},

@@ -21,6 +21,7 @@ from pipeline.answers import Answers
 from pipeline.config.space_file import load_space
 from pipeline.datasets import ImageSet, load_splits
 from pipeline.errors import UserError
+from pipeline.final import Crowned
 from pipeline.finalists import Finalist, Verdict
 from pipeline.progress import LogView, Standing
 from pipeline.report.summary import summary
@@ -198,7 +199,9 @@ def printed_summary(*finalists: Finalist) -> str:
     standing = Standing(2, 2, 0, 0, "validation/accuracy", 0.9, 0)
     console = Console(record=True, width=100, file=io.StringIO())
     config = load_space(SPACES / "digits.yaml").config
-    console.print(summary(Outcome(config, standing, Verdict(finalists, "accuracy", False))))
+    console.print(
+        summary(Outcome(config, standing, Crowned(Verdict(finalists, "accuracy", False))))
+    )
     return console.export_text()
 
 

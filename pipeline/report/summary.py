@@ -17,10 +17,11 @@ from pipeline.errors import redact
 from pipeline.finalists import Finalist, Verdict
 from pipeline.registration import CHAMPION
 from pipeline.registry import Registered
+from pipeline.report.champion import champion_lines
 from pipeline.search import Outcome
 from pipeline.study.baselines import baselines
 from pipeline.tracking import Report
-from pipeline.words import duration, is_share, show_metric, spell
+from pipeline.words import duration, plus_minus, points, show_metric, spell
 
 
 def summary(outcome: Outcome) -> RenderableType:
@@ -38,6 +39,7 @@ def summary(outcome: Outcome) -> RenderableType:
     parts += _warnings(outcome)
     if outcome.verdict is not None:
         parts += [Text(""), _comparison(outcome.verdict, outcome.config.study.metric)]
+        parts += champion_lines(outcome.crowned.champion)
         parts += [Text(""), _settings(outcome.verdict.winner), Text(""), _next_steps(outcome)]
     return Group(*parts)
 
@@ -57,6 +59,7 @@ def _warnings(outcome: Outcome) -> list[Text]:
             lines.append("no trial is complete, so there is no champion")
     else:
         lines += outcome.verdict.notes
+        lines += outcome.crowned.champion.notes if outcome.crowned.champion else ()
         missing = {name for name in baselines(outcome.config) if not _found(outcome, name)}
         if missing:
             lines.append(f"baseline without a result: {', '.join(sorted(missing))}")
@@ -116,16 +119,6 @@ def _comparison(verdict: Verdict, metric: str) -> RenderableType:
 
 def _search_score(finalist: Finalist) -> float | None:
     return finalist.trial.value if finalist.search_score is None else finalist.search_score
-
-
-def points(metric: str, difference: float) -> str:
-    """A signed difference: in points (hundredths) of a share, else as it is."""
-    return f"{100 * difference:+.2f}" if is_share(metric) else f"{difference:+.4f}"
-
-
-def plus_minus(metric: str, half: float) -> str:
-    """Half the width of an interval, in the same unit."""
-    return f"± {100 * half:.2f}" if is_share(metric) else f"± {half:.4f}"
 
 
 def _selection(finalist: Finalist) -> str:

@@ -23,6 +23,8 @@ FREE = (
     "registry.model_name",
     "finalists.count",
     "finalists.seeds",
+    "finalists.champion",
+    "finalists.refit",
 )
 
 NEW = {"training.engine": "auto"}
