@@ -152,7 +152,7 @@ def standing(ledger: Ledger) -> Standing:
         pruned=states.count(TrialState.PRUNED),
         failed=states.count(TrialState.FAIL),
         resumed=sum(len(trial.user_attrs.get(HISTORY, [])) for trial in trials),
-        metric=ledger.config.study.metric,
+        metric=ledger.metric,
         best_value=None if best is None else best.value,
         best_trial=None if best is None else best.number,
         saved_epochs=saved,

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pipeline.champion import Champion
 from pipeline.finalists import KIND, Verdict, points, verdict
 from pipeline.followups import Workshop, publish
+from pipeline.refit import chosen_epoch, refit_points, refit_trainings
 from pipeline.registration import Registrar, Registration
-from pipeline.study.followup import FollowUp
+from pipeline.study.followup import REFIT, FollowUp
 from pipeline.tracking import Mirror
 
+UNREFIT = "the refit is not trained; this is the winner without it until it is"
 UNFINISHED = "the finalists are not all trained; this is the search's own champion until they are"
 
 
@@ -35,24 +37,53 @@ def train_finalists(shop: Workshop, num_images: int) -> FollowUp | None:
     return shop.train(KIND, points(ledger), keeps=True) if ledger.best() else None
 
 
-def crown(registrar: Registrar, finalists: FollowUp | None, mirror: Mirror | None) -> Crowned:
+def train_refit(shop: Workshop, finalists: FollowUp | None) -> FollowUp | None:
+    """The winner's refit, once it is known who has won; None where there shall or can be none."""
+    if not shop.ledger.config.finalists.refit or finalists is None or not finalists.is_over():
+        return None
+    found = verdict(shop.ledger, finalists)
+    if found is None:
+        return None
+    return shop.train(REFIT, refit_points(shop.ledger, found.winner), keeps=True)
+
+
+def crown(
+    registrar: Registrar,
+    finalists: FollowUp | None,
+    refit: FollowUp | None,
+    mirror: Mirror | None,
+) -> Crowned:
     """The verdict, on the finalists once all of them are trained, and what it puts into the
     registry.
 
     Args:
+        finalists, refit: their trainings, as far as there are any.
         mirror: MLflow; None where it is away.
     """
     trained = finalists if finalists is not None and finalists.is_over() else None
     found = None if trained is None else verdict(registrar.ledger, trained)
     if found is None:
-        trained, found = None, registrar.of_the_search()
+        trained, found = None, registrar.scorer.of_the_search()
         if found is not None and finalists is not None:
             found = replace(found, notes=(*found.notes, UNFINISHED))
     if found is None:
         return Crowned()
     registrar.ledger.keep("winner", found.winner.trial.number)
-    champion = registrar.champion(found, trained)
+    champion = _champion(registrar, found, trained, refit)
     if mirror is not None and trained is not None:
         table = {**found.to_json(), "champion": champion.to_json()}
         publish(mirror, trained, {"finalists.json": table}, found.metrics())
     return Crowned(found, champion, registrar.register_all(found, champion, trained, mirror))
+
+
+def _champion(
+    registrar: Registrar, found: Verdict, trained: FollowUp | None, refit: FollowUp | None
+) -> Champion:
+    """The winner's nets, or their refit."""
+    champion, ledger = registrar.scorer.champion(found, trained), registrar.ledger
+    if trained is None or not ledger.config.finalists.refit:
+        return champion
+    trials = () if refit is None else refit_trainings(ledger, found.winner, refit)
+    if not trials:
+        return replace(champion, notes=(*champion.notes, UNREFIT))
+    return registrar.scorer.refit(champion, trials, refit, chosen_epoch(found.winner))

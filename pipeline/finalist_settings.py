@@ -22,3 +22,8 @@ class FinalistSettings(Settings):
     probabilities of the nets of all seeds, as one model that takes `seeds` times as long. It is
     probabilities that are averaged and never weights: nets of different seeds don't lie in one
     basin, and between them the loss is high."""
+    refit: bool = False
+    """Train the winner's settings once more, on the training and validation images together, for as
+    many epochs as were best by validation (the median over the seeds) and without early stopping; a
+    `plateau` schedule goes by the training loss then. The selection images judge it, and it is
+    registered unless it is worse on them than without, beyond the 95 % interval."""

@@ -72,7 +72,9 @@ class Workshop:
         followup.add(points)
         if followup.is_over():
             return followup
-        self.view.note(f"{kind}: {len(points)} trainings with fresh seeds")
+        folds = followup.folds_validation
+        how = "on training and validation images" if folds else "with fresh seeds"
+        self.view.note(f"{kind}: {len(points)} trainings {how}")
         mirror = open_mirror(followup, self.mirror)
         with present(followup.uuid), closing(JournalWriter(journal_folder(followup.uuid))) as log:
             try:
@@ -97,6 +99,8 @@ class Workshop:
         for name in ("dataset", "tags", "versions"):
             followup.fixed(name, partial(self.ledger.recorded, name))
         followup.fixed("artifacts", dict)
+        if (fits := self.ledger.fits()) is not None:
+            followup.fixed("fits", lambda: fits)
         followup.require_same_data(self.ledger.recorded("data_digest"))
 
 

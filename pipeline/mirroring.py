@@ -65,7 +65,7 @@ def _record(ledger: Ledger, trial: FrozenTrial) -> TrialRecord:
         name=ledger.name_of(trial),
         params=ledger.params_of(trial),
         tags=ledger.tags_of(trial),
-        metric=ledger.config.study.metric,
+        metric=ledger.metric,
         curve=trial.intermediate_values,
         reason=str(trial.user_attrs.get(REASON, "")),
         started_ms=_ms(trial.datetime_start),

@@ -251,10 +251,14 @@ def scores(metrics: Mapping[str, float]) -> str:
     """An epoch's metrics in a few words."""
     if not metrics:
         return ""
+    validation = ""
+    if "validation/loss" in metrics:  # not where its images are trained on
+        validation = (
+            f"validation loss {metrics['validation/loss']:.3f}, "
+            f"accuracy {metrics['validation/accuracy']:.2%}, "
+        )
     return (
-        f"train loss {metrics['train/loss']:.3f}, "
-        f"validation loss {metrics['validation/loss']:.3f}, "
-        f"accuracy {metrics['validation/accuracy']:.2%}, "
+        f"train loss {metrics['train/loss']:.3f}, {validation}"
         f"{metrics['images_per_sec']:,.0f} images/s"
     )
 

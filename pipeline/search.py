@@ -15,7 +15,7 @@ from pipeline.config.space_file import Space
 from pipeline.coordinator import standing
 from pipeline.datasets import Splits, load_splits
 from pipeline.events import StudyEnded, StudyStarted, StudyStatus, now_ms
-from pipeline.final import Crowned, crown, train_finalists
+from pipeline.final import Crowned, crown, train_finalists, train_refit
 from pipeline.finalists import Verdict
 from pipeline.followups import FLUSH_SEC, Workshop
 from pipeline.journal import JournalWriter, journal_folder
@@ -119,8 +119,9 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             shop = Workshop(ledger, plan, options.storage, mirror, view, deadline)
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
             finalists = None if given_up else train_finalists(shop, len(splits.selection))
-            unfinished = not ledger.is_over() or (finalists and not finalists.is_over())
-            outcome.timed_out = time.time() >= deadline and bool(unfinished)
+            refit = train_refit(shop, finalists)
+            unfinished = not all(books.is_over() for books in (ledger, finalists, refit) if books)
+            outcome.timed_out = time.time() >= deadline and unfinished
             own = [trial for trial in ledger.trials() if not is_carried(trial)]
             outcome.audit = audit(own, ledger.config)
             if deliver(mirror, FLUSH_SEC):
@@ -132,7 +133,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
                 ledger.keep("has_news", True)  # until the champion is registered
             data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
             registrar = Registrar(plan.config, ledger, data, splits)
-            outcome.crowned = crown(registrar, finalists, reached)
+            outcome.crowned = crown(registrar, finalists, refit, reached)
             status = "FAILED" if outcome.too_many_failures else "FINISHED"
         except KeyboardInterrupt:
             status, patience_sec = "KILLED", AWAY_SEC

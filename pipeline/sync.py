@@ -16,7 +16,7 @@ from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.progress import View
 from pipeline.registration import Registrar, Registration
 from pipeline.status import open_ledgers
-from pipeline.study.followup import FollowUp, followup_kinds
+from pipeline.study.followup import REFIT, FollowUp, followup_kinds
 from pipeline.study.ledger import Ledger
 from pipeline.tracking import Finding, Mirror
 from pipeline.tracking import Report as DeliveryReport
@@ -68,8 +68,10 @@ def _sync(ledger: Ledger, view: View) -> Synced:
         registered: list[Registration] = []
         if ledger.best() and not ledger.trials(TrialState.RUNNING):
             view.note(f"{name}: registering its champion and baselines")
-            finalists = next((f for f in followups if f.kind == KIND), None)
-            registered = crown(registrar(ledger, view), finalists, mirror).registered
+            finalists, refit = (
+                next((f for f in followups if f.kind == kind), None) for kind in (KIND, REFIT)
+            )
+            registered = crown(registrar(ledger, view), finalists, refit, mirror).registered
     finally:
         delivery = mirror.close()
     return Synced(name, delivery, findings, registered)

@@ -135,7 +135,8 @@ class TrialRunner:
     def _fit(self, claim: Claim) -> Verdict:
         config = self.config.with_overrides(claim.overrides)
         state = self._checkpoint(claim)
-        self.journal.put(self._started(claim, config.training.epochs, state))
+        num_epochs = claim.last_epoch or config.training.epochs
+        self.journal.put(self._started(claim, num_epochs, state))
         trainer = self._trainer(claim, config, state)
         del state  # its tensors are the trainer's by now, or copies of them
         saved_at = time.monotonic()
@@ -143,14 +144,14 @@ class TrialRunner:
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
             nonlocal saved_at
             self.journal.put(EpochEnded(claim.number, claim.attempt, epoch, metrics, now_ms()))
-            if self.ledger.report(claim, epoch, metrics[config.study.metric]):
+            if self.ledger.report(claim, epoch, metrics[self.ledger.metric]):
                 raise Pruned(epoch, metrics)
             if time.monotonic() - saved_at >= self.config.study.checkpoint_sec:
                 self.checkpoints.save(claim.number, trainer.state_dict())
                 saved_at = time.monotonic()
 
         result = trainer.fit(report)
-        value = result.metrics[config.study.metric]
+        value = result.metrics[self.ledger.metric]
         if self.ledger.keeps_weights(claim, value):
             self.weights.save(claim.number, trainer.model)  # before the store calls it complete
         attrs, metrics = self._judged(trainer)
@@ -178,7 +179,8 @@ class TrialRunner:
         model = build_seeded(config, self.data, seeds.init)
         structure = Structure.of(config).widened(self.needs)
         shared = self.steps.get(config.model, model, config, structure)
-        trainer = Trainer(model, self.data, config, config.study.metric, seeds, shared)
+        metric, last = config.study.metric, claim.last_epoch
+        trainer = Trainer(model, self.data, config, metric, seeds, shared, last)
         if state is None:
             return trainer
         try:
@@ -223,6 +225,8 @@ class TrialRunner:
 
     def _tags(self, claim: Claim, verdict: Verdict) -> dict[str, str]:
         scores = verdict.metrics
+        if "validation/accuracy" not in scores:
+            return {}  # its validation images are trained on
         found = diagnose(
             scores["train/clean_accuracy"],
             scores["validation/accuracy"],

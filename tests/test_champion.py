@@ -183,7 +183,7 @@ def test_without_finalists_yet_one_net_is_registered_and_said_so(
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, tmp_path)
         run_search(
-            tiny_space(tmp_path, "study.trials=2"),
+            tiny_space(tmp_path, "study.trials=2", "training.precision=float32"),
             Options(num_workers=1),
             LogView(Console(quiet=True)),
         )

@@ -19,6 +19,8 @@ def check_finalists(settings: FinalistSettings, selection_fraction: float) -> It
                 rule="an ensemble has the nets of at least 2 seeds",
                 cure="raise `finalists.seeds`, or set `finalists.champion: best`",
             )
+    if settings.refit:
+        yield from _needs_finalists(settings, selection_fraction, "refit", "true")
 
 
 def _needs_finalists(

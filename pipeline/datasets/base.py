@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -123,6 +123,18 @@ class Splits:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def folded(self) -> Splits:
+        """The same with the validation images among the training images, and none to validate on.
+
+        Mean and deviation stay the training images', so that nets of both see the same inputs.
+        """
+        both = (self.train, self.validation)
+        train = ImageSet(
+            np.concatenate([part.images for part in both]),
+            np.concatenate([part.labels for part in both]),
+        )
+        return replace(self, train=train, validation=self.validation.take(np.arange(0)))
 
 
 def file_stamps(paths: Sequence[Path]) -> list[tuple[str, int, int]] | None:

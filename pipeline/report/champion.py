@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from pipeline.champion import Champion, Gain
+from pipeline.champion import Champion, Gain, Refit
 from pipeline.nets import Nets
 from pipeline.words import plus_minus, points, show_metric
 
 
 def champion_lines(champion: Champion | None) -> list[Text]:
-    """A line for an ensemble; nothing for one net."""
-    if champion is None or champion.over_single is None:
+    """A line for an ensemble, and one for a refit; nothing for one net without one."""
+    if champion is None:
         return []
-    return [Text(_ensemble(champion.winner, champion.over_single))]
+    lines = []
+    if champion.over_single is not None:
+        lines.append(_ensemble(champion.winner, champion.over_single))
+    if champion.refit is not None:
+        lines.append(_refit(champion.winner, champion.refit))
+    return [Text(line) for line in lines]
+
+
+def _refit(winner: Nets, refit: Refit) -> str:
+    what = (
+        "is worse than chance allows, and so what is registered is without it"
+        if refit.is_worse
+        else "is registered"
+    )
+    return (
+        f"refit for {refit.num_epochs} epochs on training and validation images, {winner.name} "
+        f"has {_score(refit.nets)} on selection, without that {_score(winner)} "
+        f"({_gain(refit.nets, refit.gain)} in pairs); the refit {what}"
+    )
 
 
 def _ensemble(nets: Nets, gain: Gain) -> str:

@@ -28,6 +28,7 @@ class Claim:
         baseline: which baseline it is, if it is one.
         tags: what else MLflow shows of it.
         reported_epochs: how many epochs the earlier attempts have reported.
+        last_epoch: the epoch after which it ends, on the schedule of all; None for its end.
     """
 
     trial: optuna.Trial
@@ -40,6 +41,7 @@ class Claim:
     baseline: Baseline | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     reported_epochs: int = 0
+    last_epoch: int | None = None
 
     @property
     def number(self) -> int:

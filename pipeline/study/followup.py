@@ -19,11 +19,15 @@ from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
 from pipeline.study.pruners import NoneSettings
 from pipeline.study.store import Store
-from pipeline.study.trials import OVERRIDES, Values, overrides_of
+from pipeline.study.trials import LAST_EPOCH, OVERRIDES, Values, overrides_of
 
 LABEL, GROUP, SEED, ANSWERS, WEIGHTS = (
     f"regsearch.{name}" for name in ("label", "group", "seed", "answers", "weight_statistics")
 )
+
+
+REFIT = "refit"
+"""The kind of the follow-up that trains on the validation images too."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,13 @@ class Point:
             dropout".
         seed: names its streams of chance; points of one name are compared in pairs.
         overrides: what it changes in the file's settings.
+        last_epoch: the epoch after which it ends, on the schedule of all; None for its end.
     """
 
     group: str
     seed: str
     overrides: Mapping[str, Scalar]
+    last_epoch: int | None = None
 
     @property
     def label(self) -> str:
@@ -58,13 +64,27 @@ class FollowUp(Ledger):
 
     def __init__(self, config: RunConfig, store: Store, kind: str, *, keeps: bool = False) -> None:
         self.kind, self.keeps = kind, keeps
-        unpruned = {"pruner": NoneSettings(kind="none")}
-        study = config.study.model_copy(update=unpruned)
+        changes: dict[str, object] = {"pruner": NoneSettings(kind="none")}
+        if self.folds_validation:
+            changes["constraints"] = {}  # on images that are trained on, they would tell nothing
+        study = config.study.model_copy(update=changes)
         super().__init__(config.model_copy(update={"study": study}), store, begin=False)
 
     @property
     def study_name(self) -> str:
         return followup_name(self.config.study.name, self.kind)
+
+    @property
+    def folds_validation(self) -> bool:
+        """Whether it trains on the validation images too. There is no validation metric then: it
+        would be one of training images."""
+        return self.kind == REFIT
+
+    @property
+    def metric(self) -> str:
+        """The study's; where validation images are trained on, the accuracy on clean training
+        images, by which nothing is chosen."""
+        return "train/clean_accuracy" if self.folds_validation else super().metric
 
     @property
     def target(self) -> int:
@@ -84,9 +104,15 @@ class FollowUp(Ledger):
                     GROUP: point.group,
                     SEED: point.seed,
                     OVERRIDES: dict(point.overrides),
-                },
+                }
+                | ({} if point.last_epoch is None else {LAST_EPOCH: point.last_epoch}),
             )
             self.store.enqueue(self.id, waiting, LABEL)
+
+    def fits(self) -> float | None:
+        """As its study knows it: its own trainings are no baselines."""
+        fits: float | None = self.study.user_attrs.get("regsearch.fits")
+        return fits
 
     def is_over(self) -> bool:
         """Whether nothing waits or runs."""

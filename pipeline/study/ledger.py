@@ -40,6 +40,7 @@ from pipeline.study.spec import (
 from pipeline.study.store import ATTEMPT, FINISHED, REASON, ClaimLostError, Store, Swept
 from pipeline.study.trials import (
     BASELINE,
+    LAST_EPOCH,
     OVERRIDES,
     SCORED,
     Trials,
@@ -104,7 +105,7 @@ class Ledger(Trials):
             study_name=self.study_name,
             storage=self.store,
             load_if_exists=True,
-            direction=direction(config.study.metric),
+            direction=direction(self.metric),
             pruner=build_pruner(config.study.pruner, config.training.epochs),
         )
 
@@ -209,6 +210,7 @@ class Ledger(Trials):
             baseline=frozen.user_attrs.get(BASELINE),
             tags=self.tags_of(frozen),
             reported_epochs=max(frozen.intermediate_values, default=0),
+            last_epoch=frozen.user_attrs.get(LAST_EPOCH),
         )
 
     def _budget(self) -> int | None:
@@ -319,7 +321,7 @@ class Ledger(Trials):
         ranked = self.ranked_own()
         if len(ranked) < NUM_KEPT:
             return True
-        return is_better(self.config.study.metric, value, value_of(ranked[NUM_KEPT - 1]))
+        return is_better(self.metric, value, value_of(ranked[NUM_KEPT - 1]))
 
     def needs_weights(self) -> Callable[[int], bool]:
         """Which trials' weights are needed: the best, the baselines', and unsettled ones."""

@@ -18,6 +18,8 @@ from pipeline.training.metrics import direction
 BASELINE, OVERRIDES = "regsearch.baseline", "regsearch.overrides"
 SCORED = "regsearch.scored"
 """All metrics of a trial's best epoch (of the last one, where it was pruned), by name."""
+LAST_EPOCH = "regsearch.last_epoch"
+"""The epoch after which a training ends, on the schedule of all; absent for its own end."""
 Values = dict[str, Scalar | None]
 
 
@@ -31,6 +33,11 @@ class Trials:
 
     config: RunConfig
     study: optuna.Study
+
+    @property
+    def metric(self) -> str:
+        """What a trial's value is."""
+        return self.config.study.metric
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials in these states (in any, if none is named)."""
@@ -67,7 +74,7 @@ class Trials:
 
     def best_first(self, complete: list[FrozenTrial]) -> list[FrozenTrial]:
         """Those of these complete trials that keep the constraints, the best first."""
-        down = direction(self.config.study.metric) == "maximize"
+        down = direction(self.metric) == "maximize"
         return sorted(filter(is_feasible, complete), key=value_of, reverse=down)
 
     def nearest_miss(self) -> str:

@@ -42,8 +42,9 @@ class DeviceData:
 
     @classmethod
     def from_splits(cls, splits: Splits, device: torch.device, seed: int) -> DeviceData:
-        """Copy the training and validation splits to the device."""
-        count = min(len(splits.train), len(splits.validation), PROBE_IMAGES)
+        """Copy the training and validation splits to the device; the latter may be empty."""
+        most = len(splits.validation) or PROBE_IMAGES
+        count = min(len(splits.train), most, PROBE_IMAGES)
         chosen = generator(seed, "order").permutation(len(splits.train))[:count]
         probe = ImageSet(splits.train.images[chosen], splits.train.labels[chosen])
         shape = (1, -1, 1, 1)

@@ -69,3 +69,17 @@ class EarlyStopping:
         self.best_epoch = state["best_epoch"]
         self.best_metrics, self.best_weights = state["best_metrics"], state["best_weights"]
         self._waited_from, self._mark = state["waited_from"], state["mark"]
+
+
+class LastEpoch(EarlyStopping):
+    """Where no images are left to stop by: nothing is stopped early, and the last weights are the
+    ones that are kept."""
+
+    def observe(self, epoch: int, metrics: dict[str, float], model: nn.Module) -> None:
+        """Take in an epoch, whose weights (averaged, where they are) come before all earlier
+        ones."""
+        self.best_epoch, self.best_metrics = epoch, dict(metrics)
+        self.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    def should_stop(self, epoch: int) -> bool:  # noqa: ARG002 - as `EarlyStopping`
+        return False

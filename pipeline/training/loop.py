@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.lr_schedules import build_schedule
 from pipeline.seeding import TrialSeeds
 from pipeline.training.data import DeviceData, DeviceSplit
-from pipeline.training.early_stopping import EarlyStopping
+from pipeline.training.early_stopping import EarlyStopping, LastEpoch
 from pipeline.training.engine import Run
 from pipeline.training.metrics import SCORES, Metric, classification_scores
 from pipeline.training.precision import resolve_precision
@@ -68,6 +68,10 @@ class Trainer:
             dropout, so one process trains one network at a time.
         shared: the step that this training shares with others, with the first weights (see
             `Steps.get`); without it, it has one for itself, which is run op by op.
+        last_epoch: end after this one, on the schedule of all epochs.
+
+    Without validation images nothing is stopped early, the last weights count as the best, and a
+    `plateau` schedule goes by the training loss.
 
     Attributes:
         model: the net that is trained: the step's own, or the one that was given. It holds the best
@@ -82,8 +86,10 @@ class Trainer:
         metric: Metric,
         seeds: TrialSeeds,
         shared: tuple[TrainStep, Run] | None = None,
+        last_epoch: int | None = None,
     ) -> None:
         self.data, self.recipe = data, recipe
+        self.last_epoch = recipe.training.epochs if last_epoch is None else last_epoch
         self.device = data.mean.device
         self.dtype = resolve_precision(recipe.training.precision, self.device)
         self.step, self.run_step = shared or own_step(model, data, recipe, self.dtype)
@@ -92,7 +98,8 @@ class Trainer:
         self.schedule = build_schedule(
             recipe.lr_schedule, recipe.training.epochs, self.steps_per_epoch
         )
-        self.early_stopping = EarlyStopping(recipe.training.early_stopping, metric)
+        stopping = EarlyStopping if len(data.validation) else LastEpoch
+        self.early_stopping = stopping(recipe.training.early_stopping, metric)
         self.order_stream = torch.Generator().manual_seed(seeds.order)
         self.step.begin(recipe, seeds)
         torch.manual_seed(seeds.dropout)
@@ -108,7 +115,7 @@ class Trainer:
             NonFiniteLossError: as soon as an epoch gives a number that is not finite.
             Exception: whatever `report` raises.
         """
-        allowed = self.recipe.training.epochs
+        allowed = self.last_epoch
         while self.epoch < allowed and not self.early_stopping.should_stop(self.epoch):
             self.epoch += 1
             with Stopwatch(self.device) as watch:
@@ -118,7 +125,7 @@ class Trainer:
                 metrics = self._named(sums, scores, learning_rate, watch)
                 require_finite(metrics, self.epoch)
                 self.early_stopping.observe(self.epoch, metrics, self.model)
-            self.schedule.observe(metrics["validation/loss"])
+            self.schedule.observe(metrics.get("validation/loss", metrics["train/loss"]))
             report(self.epoch, metrics)
         self.early_stopping.restore(self.model)
         self.model.eval()
@@ -181,9 +188,9 @@ class Trainer:
         return self.step.sums, learning_rate
 
     def _scores(self) -> Tensor:
-        """Scores of the validation images, and of the clean probe of the training images, on the
-        device: twice the length of `SCORES`."""
-        parts = (self.data.validation, self.data.probe)
+        """Scores of the validation images, where there are any, and of the clean probe of the
+        training images, on the device: each the length of `SCORES`."""
+        parts = [part for part in (self.data.validation, self.data.probe) if len(part)]
         return torch.cat([self._scores_of(part) for part in parts])
 
     def _scores_of(self, split: DeviceSplit) -> Tensor:
@@ -197,8 +204,10 @@ class Trainer:
         loss, penalty, accuracy, norm, *values = torch.cat(
             [sums.double() / self.steps_per_epoch, scores]
         ).tolist()
-        named = dict(zip(SCORES, values, strict=False))
-        clean_accuracy = values[len(SCORES) + SCORES.index("accuracy")]
+        clean_accuracy = values[SCORES.index("accuracy") - len(SCORES)]
+        validation = values[: -len(SCORES)]
+        named = dict(zip(SCORES, validation, strict=True)) if validation else {}
+        gap = {"generalization_gap": clean_accuracy - named["accuracy"]} if named else {}
         return {
             "train/loss": loss,
             "train/penalty": penalty,
@@ -209,7 +218,7 @@ class Trainer:
             "images_per_sec": self.steps_per_epoch * self.batch_size / watch.seconds,
             **{f"validation/{name}": value for name, value in named.items()},
             "train/clean_accuracy": clean_accuracy,
-            "generalization_gap": clean_accuracy - named["accuracy"],
+            **gap,
         }
 
 
