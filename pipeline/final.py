@@ -67,13 +67,15 @@ def crown(
         if found is not None and finalists is not None:
             found = replace(found, notes=(*found.notes, UNFINISHED))
     if found is None:
-        return Crowned()
+        baselines = registrar.scorer.baselines()  # to be compared with, even while nobody may win
+        return Crowned(registered=registrar.register_all(None, baselines, None, mirror))
     registrar.ledger.keep("winner", found.winner.trial.number)
     champion = _champion(registrar, found, trained, refit)
     if mirror is not None and trained is not None:
         table = {**found.to_json(), "champion": champion.to_json()}
         publish(mirror, trained, {"finalists.json": table}, found.metrics())
-    return Crowned(found, champion, registrar.register_all(found, champion, trained, mirror))
+    registered = registrar.register_all(champion, found.finalists, trained, mirror)
+    return Crowned(found, champion, registered)
 
 
 def _champion(

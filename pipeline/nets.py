@@ -21,6 +21,15 @@ from pipeline.training.data import DeviceData
 from pipeline.trial import build_seeded
 from pipeline.weights import WeightStore
 
+NOT_KEPT = (
+    "the weights of trial {} were not kept: when it ended it was not among the best, by the "
+    "constraints of then, or they were removed; finalists (`finalists.count`) are trained again"
+)
+
+
+class NotKeptError(LookupError):
+    """The weights of a net are not there, and what can be done about it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Nets:
@@ -82,13 +91,16 @@ def load_nets(
         weights: the store that has their weights.
 
     Raises:
-        FileNotFoundError: weights were not kept.
+        NotKeptError: weights were not kept.
         DamagedFileError: weights are not, or no longer, what was saved.
     """
     changed = config.with_overrides(overrides_of(nets.trials[0]))
     modules = []
     for trial in nets.trials:
         module = build_seeded(changed, data)
-        module.load_state_dict(weights.load(trial.number))
+        try:
+            module.load_state_dict(weights.load(trial.number))
+        except FileNotFoundError:
+            raise NotKeptError(NOT_KEPT.format(trial.number)) from None
         modules.append(module.eval())
     return changed, modules[0] if len(modules) == 1 else Ensemble(modules)

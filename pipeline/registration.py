@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.champion import Champion
 from pipeline.config import RunConfig
 from pipeline.datasets import Splits
 from pipeline.exported_model import ModelInfo
-from pipeline.finalists import Verdict
+from pipeline.finalists import Finalist
 from pipeline.nets import Nets, load_nets, nets_of
 from pipeline.registry import Registered, register
 from pipeline.scoring import Scorer, reason_of, weights_of
@@ -56,12 +56,12 @@ class Registrar:
 
     def register_all(
         self,
-        verdict: Verdict,
-        champion: Champion,
+        champion: Champion | None,
+        finalists: Sequence[Finalist],
         followup: FollowUp | None,
         mirror: Mirror | None,
     ) -> list[Registration]:
-        """The champion, and the baselines.
+        """The champion, and those of the finalists that are baselines.
 
         They are registered the other way round, so that the champion is the latest version. Runs
         that share a study take turns, so that none registers what another just did. An alias that
@@ -69,29 +69,30 @@ class Registrar:
         last registered.
 
         Args:
-            followup: the finalists' trainings, of a verdict on them.
+            champion: None where no trial may win.
+            followup: the finalists' trainings; None where they were not trained again.
             mirror: MLflow; None where it is away, and nothing can be registered.
         """
         metric = self.config.study.metric
-        found = {name: verdict.baseline(name) for name in BASELINES}
-        entries = {CHAMPION: champion.nets}
-        entries |= {name: nets_of(f, followup, metric) for name, f in found.items() if f}
+        entries = {} if champion is None else {CHAMPION: champion.nets}
+        baselines = [f for name in BASELINES for f in finalists if f.baseline == name]
+        entries |= {f.baseline: nets_of(f, followup, metric) for f in baselines}
         weights = WeightStore((followup or self.ledger).uuid)
         weights.folder.mkdir(parents=True, exist_ok=True)
         with file_lock(weights.folder / "registering.lock"):
             done = [
-                self._registration(alias, nets, self._scores(nets, verdict), mirror)
+                self._registration(alias, nets, self._scores(nets, finalists), mirror)
                 for alias, nets in reversed(entries.items())
             ]
             if mirror is not None:
                 self.ledger.keep("has_news", False)
         if followup is not None:  # all finalists': another may win once there are more trials
-            finalists = followup.complete_in([f.name for f in verdict.finalists])
-            needed = {t.number for trainings in finalists.values() for t in trainings}
+            complete = followup.complete_in([f.name for f in finalists])
+            needed = {t.number for trainings in complete.values() for t in trainings}
             weights.keep_only(lambda number: number in needed)
         return done[::-1]
 
-    def _scores(self, nets: Nets, verdict: Verdict) -> dict[str, float]:
+    def _scores(self, nets: Nets, finalists: Sequence[Finalist]) -> dict[str, float]:
         """What was measured of nets, by the metrics' names: of one net the validation score, and
         the selection score of its finalist over all seeds; of several, or a refit, their own."""
         refit = nets.followup is not None and nets.followup.folds_validation
@@ -99,7 +100,7 @@ class Registrar:
             mean = nets.selection
             return {} if mean is None else {f"selection/{nets.judged}": mean[0]}
         metrics: dict[str, float] = {self.config.study.metric: value_of(nets.trials[0])}
-        finalist = next(f for f in verdict.finalists if f.name == nets.name)
+        finalist = next(f for f in finalists if f.name == nets.name)
         if finalist.selection is not None:
             metrics[f"selection/{nets.judged}"] = finalist.selection[0]
         return metrics

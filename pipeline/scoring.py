@@ -12,8 +12,9 @@ from pipeline.config import RunConfig
 from pipeline.errors import redact
 from pipeline.finalists import Finalist, Verdict, finalist_name
 from pipeline.judging import Judge
-from pipeline.nets import Nets, all_nets_of, load_nets, nets_of
+from pipeline.nets import Nets, NotKeptError, all_nets_of, load_nets, nets_of
 from pipeline.study.baselines import BASELINES
+from pipeline.study.carried import CARRIED_FROM, is_carried
 from pipeline.study.followup import FollowUp
 from pipeline.study.ledger import Ledger
 from pipeline.training.data import DeviceData, DeviceSplit
@@ -21,6 +22,11 @@ from pipeline.training.precision import resolve_precision
 from pipeline.weights import WeightStore
 
 ONE_NET = "an ensemble is made of the finalists' nets; this is one net until they are trained"
+
+CARRIED = (
+    "trial {} ({} in its own study) has the best value, but only its own study has its weights; "
+    "finalists (`finalists.count`) are trained again"
+)
 
 
 class Scorer:
@@ -44,11 +50,20 @@ class Scorer:
         best = next(iter(self.ledger.ranked_own()), None)
         if best is None:
             return None
-        baselines = [trial for name in BASELINES if (trial := self.ledger.baseline(name))]
-        others = [trial for trial in baselines if trial.number != best.number]
+        others = [trial for trial in self._baselines() if trial.number != best.number]
         notes: list[str] = []
+        first = self.ledger.ranked()[0]
+        if is_carried(first):
+            notes.append(CARRIED.format(first.number, first.user_attrs[CARRIED_FROM]))
         found = tuple(self._scored(trial, notes) for trial in (best, *others))
         return Verdict(found, self.judge.judged, False, tuple(notes))
+
+    def baselines(self) -> tuple[Finalist, ...]:
+        """The baselines alone: what can be registered while no trial may win."""
+        return tuple(self._scored(trial, []) for trial in self._baselines())
+
+    def _baselines(self) -> list[FrozenTrial]:
+        return [trial for name in BASELINES if (trial := self.ledger.baseline(name))]
 
     def _scored(self, trial: FrozenTrial, notes: list[str]) -> Finalist:
         """With one net, the search's; without its answers where its weights can't be had."""
@@ -115,4 +130,6 @@ def weights_of(nets: Nets, ledger: Ledger) -> WeightStore:
 
 def reason_of(error: Exception) -> str:
     """An error in one line, without secrets."""
+    if isinstance(error, NotKeptError):
+        return str(error)
     return redact(f"{type(error).__name__}: {error}").splitlines()[0]

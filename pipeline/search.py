@@ -25,7 +25,6 @@ from pipeline.places import DEFAULT_STORAGE
 from pipeline.presence import present
 from pipeline.progress import Standing, View
 from pipeline.registration import Registrar, Registration
-from pipeline.study.carried import is_carried
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings
 from pipeline.study.storage import open_storage
@@ -122,8 +121,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             refit = train_refit(shop, finalists)
             unfinished = not all(books.is_over() for books in (ledger, finalists, refit) if books)
             outcome.timed_out = time.time() >= deadline and unfinished
-            own = [trial for trial in ledger.trials() if not is_carried(trial)]
-            outcome.audit = audit(own, ledger.config)
+            outcome.audit = audit(ledger.trials(), ledger.config)
             if deliver(mirror, FLUSH_SEC):
                 reached: Mirror | None = mirror
                 agree(ledger, mirror)

@@ -66,7 +66,7 @@ def _sync(ledger: Ledger, view: View) -> Synced:
         findings = agree(ledger, mirror)
         followups = [_sync_followup(ledger, kind, mirror, findings) for kind in kinds]
         registered: list[Registration] = []
-        if ledger.best() and not ledger.trials(TrialState.RUNNING):
+        if ledger.trials(TrialState.COMPLETE) and not ledger.trials(TrialState.RUNNING):
             view.note(f"{name}: registering its champion and baselines")
             finalists, refit = (
                 next((f for f in followups if f.kind == kind), None) for kind in (KIND, REFIT)

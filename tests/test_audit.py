@@ -12,6 +12,7 @@ from pipeline.analysis.audit import Audit, Half, audit
 from pipeline.analysis.strength import strength
 from pipeline.errors import UserError
 from pipeline.study.audit import WOULD_PRUNE, is_drawn, is_due
+from pipeline.study.carried import CARRIED_FROM
 from pipeline.study.ledger import Ledger
 from tests.spaces import TINY, tiny_config
 from tests.test_ledger import claimed, open_ledger
@@ -170,6 +171,24 @@ def test_the_best_value_so_far_counts_as_it_does_for_the_pruner(tmp_path: Path) 
     """0.7 in epoch 1 is the trial's standing in epochs 2 and 3 too."""
     found = audited(tmp_path, ended(0.7, 0.1, 0.1, 0.8, marked=2))
     assert [prune.doubtful_until for prune in found.false_prunes] == [0]
+
+
+def test_trials_of_an_earlier_study_play_no_part(tmp_path: Path) -> None:
+    """Another pruner stopped them, and the best of them would be the bar for a regret."""
+    own = ended(0.1, 0.5, 0.69, 0.8, marked=1)
+    pruned = ended(0.1, 0.2, state=TrialState.PRUNED)
+    older = [
+        ended(0.1, 0.2, state=TrialState.PRUNED),
+        ended(0.9, 0.9, 0.9, 0.99),
+        ended(0.1, 0.2, 0.3, 0.95, marked=1),
+    ]
+    for trial in older:
+        trial.set_user_attr(CARRIED_FROM, "old/3")
+    found = audited(tmp_path, own, pruned, *older)
+    assert (found.num_audited, found.num_pruned, found.regret) == (1, 1, 0.0)
+    assert [prune.number for prune in found.false_prunes] == [3]
+    assert found.false_prunes[0].is_best is False
+    assert found == audited(tmp_path, own, pruned)
 
 
 def test_no_false_prune(tmp_path: Path) -> None:

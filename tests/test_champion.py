@@ -21,6 +21,7 @@ from pipeline.models.ensemble import Ensemble
 from pipeline.progress import LogView
 from pipeline.report.summary import summary
 from pipeline.search import Options, Outcome, run_search
+from pipeline.study.trials import SCORED
 from pipeline.training.data import DeviceData
 from pipeline.trial import build_seeded
 from pipeline.weights import WeightStore
@@ -194,3 +195,15 @@ def test_without_finalists_yet_one_net_is_registered_and_said_so(
     assert version.tags["regsearch.num_nets"] == "1"
     assert outcome.crowned.champion
     assert "an ensemble is made of the finalists' nets" in outcome.crowned.champion.notes[0]
+
+
+def test_finalists_know_what_the_unregularized_net_can_fit(finished: tuple[Outcome, str]) -> None:
+    """So that one that underfits is told to: the follow-up has no baselines of its own."""
+    champion, verdict = finished[0].crowned.champion, finished[0].verdict
+    assert champion
+    assert verdict
+    plain = verdict.baseline("unregularized")
+    assert plain
+    followup = champion.nets.followup
+    assert followup
+    assert followup.fits() == plain.trial.user_attrs[SCORED]["train/clean_accuracy"]

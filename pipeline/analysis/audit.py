@@ -13,6 +13,7 @@ from pipeline.analysis.strength import strength
 from pipeline.config.run_config import RunConfig
 from pipeline.statistics import wilson_interval
 from pipeline.study.audit import would_prune
+from pipeline.study.carried import is_carried
 from pipeline.study.pruners import PrunerSettings, ThresholdSettings
 from pipeline.study.trials import value_of
 from pipeline.training.metrics import direction, is_better
@@ -82,14 +83,16 @@ def audit(trials: Sequence[FrozenTrial], config: RunConfig) -> Audit:
     than there were when the pruner decided.
 
     Args:
-        trials: of a study, in any states; audited ones count once they are complete.
+        trials: of a study, in any states; audited ones count once they are complete. Those that it
+            has from another study play no part: its pruner did not decide about them.
     """
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    own = [trial for trial in trials if not is_carried(trial)]
+    complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
     audited = [trial for trial in complete if would_prune(trial) is not None]
     others = [trial for trial in complete if would_prune(trial) is None]
     found = tuple(_false_prunes(audited, others, config))
     weaker, stronger = _halves(audited, found, config)
-    num_pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
+    num_pruned = sum(trial.state == TrialState.PRUNED for trial in own)
     n = len(audited)
     return Audit(
         num_audited=n,

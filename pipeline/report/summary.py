@@ -57,6 +57,8 @@ def _warnings(outcome: Outcome) -> list[Text]:
             lines.append(f"{outcome.standing.missed}, so there is no champion")
         elif not outcome.timed_out:
             lines.append("no trial is complete, so there is no champion")
+        there = [r.registered.uri for r in outcome.registered if r.registered]
+        lines += [f"registered all the same: {', '.join(there)}"] if there else []
     else:
         lines += outcome.verdict.notes
         lines += outcome.crowned.champion.notes if outcome.crowned.champion else ()
@@ -162,7 +164,7 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
 def _settings(champion: Finalist) -> RenderableType:
     """What was sampled for the champion."""
     if champion.baseline:
-        return Text("No trial of the search did better than the better baseline.")
+        return Text(f"The champion is the baseline {champion.baseline}, which samples no settings.")
     table = Table("the champion's settings", "value", box=box.SIMPLE_HEAD, pad_edge=False)
     for path, value in champion.trial.params.items():
         table.add_row(path, spell(value))
