@@ -23,6 +23,7 @@ from pipeline.final import UNFINISHED
 from pipeline.finalists import KIND, Finalist, Verdict, finalist_name, verdict
 from pipeline.progress import Standing
 from pipeline.report.curves import Attempt, Curves, attempts, curves, read_events
+from pipeline.report.figures.ablation import Ablation
 from pipeline.report.sources import Sources, find_sources
 from pipeline.study.baselines import BASELINES
 from pipeline.study.carried import is_carried
@@ -59,6 +60,7 @@ class Evidence:
     final_curves: Curves
     spans: Mapping[str, list[Attempt]]
     sources: Sources
+    ablation: Ablation | None = None
 
     @property
     def metric(self) -> str:

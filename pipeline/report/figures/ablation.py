@@ -71,7 +71,9 @@ class Ablation(Protocol):
 def ablation_figure(ablation: Ablation) -> go.Figure:
     """Effects and interactions with their 95 % intervals; right of the line at 0 is better."""
     names = [label(describe({effect.path: effect.value})) for effect in ablation.effects]
-    pairs = [label(f"{short_name(i.first)} × {short_name(i.second)}") for i in ablation.interactions]
+    pairs = [
+        label(f"{short_name(i.first)} × {short_name(i.second)}") for i in ablation.interactions
+    ]
     figure = new_figure(130 + 46 * (len(names) + len(pairs) + (ablation.total is not None)))
     within = [(n, e.within) for n, e in zip(names, ablation.effects, strict=True)]
     alone = [(n, e.alone) for n, e in zip(names, ablation.effects, strict=True)]

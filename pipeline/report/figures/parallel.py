@@ -55,9 +55,7 @@ def parallel_figure(
     return figure
 
 
-def _groups(
-    shown: Sequence[Dot], metric: str
-) -> list[tuple[str, list[Dot], dict[str, object]]]:
+def _groups(shown: Sequence[Dot], metric: str) -> list[tuple[str, list[Dot], dict[str, object]]]:
     """What is drawn first is covered by the rest."""
     drawn = [dot for dot in shown if dot.kind not in ("baseline", "pruned")]
     drawn.sort(key=lambda dot: dot.value, reverse=direction(metric) == "maximize")
