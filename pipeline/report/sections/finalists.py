@@ -141,7 +141,7 @@ def weights_section(evidence: Evidence) -> Section:
     more = ("unregularized: mean |w|", "near zero") if beside else ()
     rows = []
     for layer, of_layer in winner.items():
-        cells = (
+        cells: tuple[str, ...] = (
             layer,
             f"{of_layer['num_weights']:,.0f}",
             f"{of_layer['mean_abs']:.4f}",

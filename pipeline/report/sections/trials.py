@@ -36,10 +36,8 @@ def audit_section(evidence: Evidence) -> Section:
             f"Share of false prunes: {found.share:.0%} (95 % interval {low:.0%} to {high:.0%})."
         )
     if found.regret:
-        lead.append(
-            f"Without the audit the best value would have been {points(evidence.metric, found.regret)[1:]}"
-            " worse."
-        )
+        worse = points(evidence.metric, found.regret)[1:]
+        lead.append(f"Without the audit the best value would have been {worse} worse.")
     rows = [
         Row(
             (
@@ -87,7 +85,7 @@ def trials_section(evidence: Evidence) -> Section:
             "The diagnosis is a rule of thumb; its advice comes with each trial in MLflow.",
         ),
         tables=tuple(tables),
-        source="Metrics at each trial's best epoch (where pruned, its last), from the Optuna study.",
+        source="Each trial's metrics at its best epoch (where pruned, its last): Optuna study.",
     )
 
 
