@@ -8,6 +8,7 @@ from pipeline.finalists import best_training
 from pipeline.report.bounds import sentence
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Section
+from pipeline.report.sections.head import capital
 from pipeline.report.summary import plus_minus, points
 from pipeline.words import describe, short_name
 
@@ -52,7 +53,7 @@ def _of_verdict(evidence: Evidence) -> Iterator[str]:
     tied = [f.name for f in verdict.finalists if verdict.is_tied(f)]
     if tied:
         yield (
-            f"{', '.join(tied)} may be as good as the winner: prefer the simplest of these, or let "
+            f"{capital(', '.join(tied))} may be as good as the winner: prefer the simplest of these, or let "
             "more seeds (`finalists.seeds`) and more selection images decide."
         )
     flattered = [f for f in verdict.finalists if f.optimism and f.selection]

@@ -50,8 +50,9 @@ def parallel_figure(
         showgrid=False,
         showline=False,
         tickfont={"size": 11},
+        tickangle=0 if len(entries) < 6 else None,
     )
-    figure.update_yaxes(visible=False, range=[-0.09, 1.09])
+    figure.update_yaxes(visible=False, range=[-0.12, 1.12])
     return figure
 
 
@@ -103,4 +104,8 @@ def _axis(figure: go.Figure, at: int, ticks: Sequence[tuple[float, str]], name: 
 
 def _wrapped(name: str) -> str:
     """Long names on two lines, at an underscore or a dot."""
-    return name if len(name) < 10 else name.replace("_", "_<br>").replace("/", "/<br>")
+    return (
+        name
+        if len(name) < 10
+        else name.replace("_", "_<br>").replace(".", ".<br>").replace("/", "/<br>")
+    )

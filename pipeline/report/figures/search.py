@@ -98,7 +98,7 @@ def importance_figure(importances: Sequence[Importance]) -> go.Figure:
         )
     )
     highest = max((one.share for one in importances), default=1.0)
-    figure.update_xaxes(tickformat=".0%", range=[0, 1.9 * highest], nticks=5)
+    figure.update_xaxes(range=[0, 1.8 * highest], showticklabels=False)
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
 
@@ -117,8 +117,7 @@ def _choice(value: object) -> str:
 def _noise(one: Importance) -> str:
     if one.p_value is None:
         return "too few trials"
-    p_value = f"p = {one.p_value:.2f}"
-    return p_value if one.matters is not None else f"{p_value}, can't tell"
+    return f"p = {one.p_value:.2f}"
 
 
 def _colour(one: Importance) -> str:

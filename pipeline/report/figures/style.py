@@ -29,7 +29,9 @@ def new_figure(height: int, **layout: object) -> go.Figure:
         hoverlabel={"align": "left"},
         **layout,
     )
-    figure.update_xaxes(automargin=True, showline=True, linecolor="#bbbbbb")
+    figure.update_xaxes(
+        automargin=True, showline=True, linecolor="#bbbbbb", title={"font": {"size": 13}}
+    )
     figure.update_yaxes(automargin=True, showline=True, linecolor="#bbbbbb")
     return figure
 

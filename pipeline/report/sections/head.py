@@ -40,7 +40,7 @@ def verdict_words(evidence: Evidence) -> Iterator[str]:
     mean, half = winner.selection
     seeds, images = winner.scores.shape
     yield (
-        f"{_name(winner)} wins: {show_metric(verdict.judged, mean)} "
+        f"{capital(_name(winner))} wins: {show_metric(verdict.judged, mean)} "
         f"{plus_minus(verdict.judged, half)} {verdict.judged} on {images:,} selection images, "
         f"over {seeds} fresh seeds."
     )
@@ -67,6 +67,11 @@ def gain_words(verdict: Verdict, other: Finalist) -> str:
         f"{points(verdict.judged, gain[0])} {plus_minus(verdict.judged, gain[1])}{unit}, "
         f"{sure} chance allows"
     )
+
+
+def capital(text: str) -> str:
+    """With a capital at its beginning."""
+    return text[:1].upper() + text[1:]
 
 
 def _name(finalist: Finalist) -> str:

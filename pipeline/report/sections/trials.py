@@ -7,6 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.errors import redact
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Row, Section, Table
+from pipeline.report.sections.head import capital
 from pipeline.report.summary import points
 from pipeline.study.carried import CARRIED_FROM
 from pipeline.study.store import REASON
@@ -28,8 +29,8 @@ def audit_section(evidence: Evidence) -> Section:
             if found.num_pruned
             else ", so that there is nothing to audit"
         )
-        return Section("audit", title, missing=(f"{_capital(found.advice)}{cure}.",), source=source)
-    lead = [f"{_capital(found.advice)}."]
+        return Section("audit", title, missing=(f"{capital(found.advice)}{cure}.",), source=source)
+    lead = [f"{capital(found.advice)}."]
     if found.share is not None and found.interval is not None:
         low, high = found.interval
         lead.append(
@@ -130,7 +131,3 @@ def _name(evidence: Evidence, trial: FrozenTrial) -> str:
 def _reason(trial: FrozenTrial) -> str:
     """Why a trial failed, in a line; a traceback's first one names its error."""
     return redact(str(trial.user_attrs.get(REASON, ""))).partition("\n")[0] or "-"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
