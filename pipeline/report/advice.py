@@ -53,8 +53,8 @@ def _of_verdict(evidence: Evidence) -> Iterator[str]:
     tied = [f.name for f in verdict.finalists if verdict.is_tied(f)]
     if tied:
         yield (
-            f"{capital(', '.join(tied))} may be as good as the winner: prefer the simplest of these, or let "
-            "more seeds (`finalists.seeds`) and more selection images decide."
+            f"{capital(', '.join(tied))} may be as good as the winner: prefer the simplest of "
+            "these, or let more seeds (`finalists.seeds`) and more selection images decide."
         )
     flattered = [f for f in verdict.finalists if f.optimism and f.selection]
     worst = max(flattered, key=lambda f: f.optimism or 0.0, default=None)

@@ -8,7 +8,7 @@ from statistics import fmean
 import plotly.graph_objects as go
 
 from pipeline.finalists import Finalist, Verdict
-from pipeline.report.figures.style import BLUE, GREY, RED, label, new_figure, tick_format
+from pipeline.report.figures.style import BLUE, GREY, INK, RED, label, new_figure, tick_format
 
 TRAIN, VALIDATION = "train/clean_accuracy", "validation/accuracy"
 Curve = Mapping[int, float]
@@ -20,12 +20,13 @@ def intervals_figure(verdict: Verdict) -> go.Figure:
     shown = [f for f in verdict.finalists if f.selection is not None]
     figure = new_figure(120 + 36 * len(shown))
     names = [label(f.name) for f in shown]
+    widths = [f.selection[1] for f in shown if f.selection]
     figure.add_trace(
         go.Scatter(
             name="on selection, 95 % interval",
             x=[f.selection[0] for f in shown if f.selection],
             y=names,
-            error_x={"array": [f.selection[1] for f in shown if f.selection], "thickness": 2},
+            error_x={"array": widths, "thickness": 2, "color": INK},
             mode="markers",
             marker={"size": 11, "color": [RED, *[BLUE] * (len(shown) - 1)]},
         )

@@ -98,7 +98,7 @@ def importance_figure(importances: Sequence[Importance]) -> go.Figure:
         )
     )
     highest = max((one.share for one in importances), default=1.0)
-    figure.update_xaxes(range=[0, 1.8 * highest], showticklabels=False)
+    figure.update_xaxes(range=[0, 2.2 * highest], showticklabels=False)
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
 
