@@ -12,6 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.ablation import Ablation, read_ablation
 from pipeline.analysis.audit import Audit, audit
 from pipeline.analysis.bounds import BoundsReport, examine_bounds
 from pipeline.analysis.importance import Importance, importance
@@ -23,7 +24,6 @@ from pipeline.final import UNFINISHED
 from pipeline.finalists import KIND, Finalist, Verdict, finalist_name, verdict
 from pipeline.progress import Standing
 from pipeline.report.curves import Attempt, Curves, attempts, curves, read_events
-from pipeline.report.figures.ablation import Ablation
 from pipeline.report.sources import Sources, find_sources
 from pipeline.study.baselines import BASELINES
 from pipeline.study.carried import is_carried
@@ -44,6 +44,7 @@ class Evidence:
         audit: of the study's own trials.
         bounds: None, and why in `no_bounds`, where there are too few trials to judge them by.
         curves, final_curves: of the search's trials, and of the finalists' trainings.
+        ablation: None where none was begun.
         spans: who ran what when, the follow-ups included, by kind: `study`, `finalists` ...
     """
 
@@ -60,7 +61,7 @@ class Evidence:
     final_curves: Curves
     spans: Mapping[str, list[Attempt]]
     sources: Sources
-    ablation: Ablation | None = None
+    ablation: Ablation | None
 
     @property
     def metric(self) -> str:
@@ -134,6 +135,7 @@ def gather(ledger: Ledger) -> Evidence:
             for kind, books in {"study": ledger, **followups}.items()
         },
         sources=find_sources(ledger, followups),
+        ablation=_ablation(ledger),
     )
 
 
@@ -142,6 +144,13 @@ def _bounds(ledger: Ledger, trials: tuple[FrozenTrial, ...]) -> tuple[BoundsRepo
         return examine_bounds(ledger.config, trials), ""
     except UserError as error:
         return None, f"{error.what}; {error.rule}"
+
+
+def _ablation(ledger: Ledger) -> Ablation | None:
+    try:
+        return read_ablation(ledger)
+    except UserError:  # what it took apart is no finalist any more
+        return None
 
 
 def _verdict(ledger: Ledger, final: FollowUp | None) -> Verdict | None:

@@ -3,69 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import plotly.graph_objects as go
 
+from pipeline.ablation import Ablation, Gain
 from pipeline.report.figures.style import BLUE, GREY, INK, PINK, RED, label, new_figure, unit
-from pipeline.settings import Scalar
 from pipeline.words import describe, short_name
-
-Gain = tuple[float, float]
-"""By how much something is better, and half the width of its 95 % interval."""
-
-
-class Effect(Protocol):
-    """One setting's worth: None where it was not trained."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def value(self) -> Scalar | None: ...
-    @property
-    def within(self) -> Gain | None: ...
-    @property
-    def alone(self) -> Gain | None: ...
-
-
-class Interaction(Protocol):
-    """By how much two settings together are worth more than each alone, added up."""
-
-    @property
-    def first(self) -> str: ...
-    @property
-    def second(self) -> str: ...
-    @property
-    def both(self) -> Gain: ...
-    @property
-    def first_alone(self) -> Gain: ...
-    @property
-    def second_alone(self) -> Gain: ...
-    @property
-    def interaction(self) -> Gain: ...
-    @property
-    def words(self) -> str: ...
-
-
-class Ablation(Protocol):
-    """What an ablation found."""
-
-    @property
-    def reference(self) -> str: ...
-    @property
-    def judged(self) -> str: ...
-    @property
-    def num_seeds(self) -> int: ...
-    @property
-    def num_images(self) -> int: ...
-    @property
-    def total(self) -> Gain | None: ...
-    @property
-    def effects(self) -> Sequence[Effect]: ...
-    @property
-    def interactions(self) -> Sequence[Interaction]: ...
-    @property
-    def notes(self) -> Sequence[str]: ...
 
 
 def ablation_figure(ablation: Ablation) -> go.Figure:
@@ -79,14 +22,14 @@ def ablation_figure(ablation: Ablation) -> go.Figure:
     alone = [(n, e.alone) for n, e in zip(names, ablation.effects, strict=True)]
     both = [(n, i.interaction) for n, i in zip(pairs, ablation.interactions, strict=True)]
     factor, _ = unit(ablation.judged)
-    _add(figure, "within the winner", within, BLUE, "circle", factor)
+    _add(figure, "in the winner", within, BLUE, "circle", factor)
     _add(figure, "alone", alone, RED, "square", factor)
     _add(figure, "interaction", both, PINK, "diamond", factor)
-    _add(figure, "all together", [("all together", ablation.total)], INK, "star", factor)
+    _add(figure, "all of them", [("all of them", ablation.total)], INK, "star", factor)
     figure.add_shape(
         type="line", x0=0, x1=0, y0=0, y1=1, yref="paper", line={"color": GREY, "width": 1.5}
     )
-    order = [*names, *pairs, *(["all together"] if ablation.total is not None else [])]
+    order = [*names, *pairs, *(["all of them"] if ablation.total is not None else [])]
     figure.update_yaxes(
         type="category", categoryorder="array", categoryarray=order[::-1], tickson="labels"
     )

@@ -1,48 +1,59 @@
-"""What each of the winner's settings is worth."""
+"""What each of the winner's regularizers is worth."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.ablation import KIND, Ablation
+from pipeline.report.ablation import interaction_sentence, sentence, show_gain
 from pipeline.report.evidence import Evidence
-from pipeline.report.figures.ablation import Ablation, Gain, ablation_figure
+from pipeline.report.figures.ablation import ablation_figure
 from pipeline.report.page import Picture, Row, Section, Table
-from pipeline.report.summary import plus_minus, points
 from pipeline.words import describe, short_name
 
-KIND = "ablation"
+TITLE = "Ablation"
+MAX_NOTES = 4
 
 
 def ablation_section(evidence: Evidence) -> Section:
-    """Table and picture; or the command that makes them."""
+    """Sentences, tables and picture; or the command that makes them."""
     found, name = evidence.ablation, evidence.ledger.config.study.name
     if found is None:
-        text = (
-            f"Not done: `regsearch ablate {name}` trains the winner without each of its settings."
-        )
-        return Section("ablation", "Ablation", missing=(text,))
-    run = evidence.sources.of_followup(KIND) or "none"
+        text = f"Not done: `regsearch ablate {name}` trains the winner without each regularizer."
+        return Section("ablation", TITLE, missing=(text,))
+    if not any(effect.within or effect.alone for effect in found.effects):
+        text = f"None of its variants has all it takes yet: `regsearch ablate {name}` goes on."
+        return Section("ablation", TITLE, missing=(text,))
+    unit = "points of accuracy" if found.judged.endswith("accuracy") else found.judged
+    text = "What each regularizer is worth, with its 95 % interval; right of 0 it helps."
     return Section(
         name="ablation",
-        title="Ablation",
+        title=TITLE,
         lead=(
-            f"Within the winner: what {found.reference} loses without a setting. Alone: what the "
-            "setting brings to a net with no other. Interaction: by how much two together are "
-            f"worth more than the sum of both. {found.judged} on {found.num_images:,} selection "
-            f"images, {found.num_seeds} seeds, in pairs; intervals are of 95 %.",
-            *found.notes,
-            *(pair.words for pair in found.interactions),
+            f"Of {found.reference}, in {unit} on {found.num_images:,} selection images; every "
+            f"variant was trained with the same {found.num_seeds} fresh seeds. In the winner: "
+            "against the winner without it. Alone: against no regularization. Interaction: what "
+            "both are worth beyond the sum of each alone. Intervals are of 95 %, in pairs.",
+        ),
+        points=(
+            *(f"{sentence(found, effect)}." for effect in found.effects),
+            *(f"{interaction_sentence(found, each)}." for each in found.interactions),
         ),
         tables=tuple(_tables(found)),
-        pictures=(
-            Picture(
-                "ablation",
-                "What each setting is worth, with its 95 % interval; right of 0 it helps.",
-                ablation_figure(found),
-            ),
-        ),
-        source=f"MLflow run of the ablation: {run}; its children are the trainings.",
+        pictures=(Picture("ablation", text, ablation_figure(found)),),
+        missing=_missing(found, name),
+        source=f"MLflow run of the ablation: {evidence.sources.of_followup(KIND) or 'none'}; its "
+        "children are the trainings, and its ablation.json has the same figures.",
     )
+
+
+def _missing(found: Ablation, name: str) -> tuple[str, ...]:
+    """Its notes, which tell of trainings that are not there."""
+    if not found.notes:
+        return ()
+    more = len(found.notes) - MAX_NOTES
+    shown = "; ".join(found.notes[:MAX_NOTES]) + (f"; and {more} more" if more > 0 else "")
+    return (f"Not all of it is trained: {shown}. `regsearch ablate {name}` goes on.",)
 
 
 def _tables(found: Ablation) -> Iterator[Table]:
@@ -50,38 +61,20 @@ def _tables(found: Ablation) -> Iterator[Table]:
         Row(
             (
                 describe({effect.path: effect.value}),
-                _gain(found, effect.within),
-                _gain(found, effect.alone),
+                show_gain(found.judged, effect.within),
+                show_gain(found.judged, effect.alone),
             )
         )
         for effect in found.effects
     ]
     if found.total is not None:
-        rows.append(Row(("all together", _gain(found, found.total), "-")))
-    yield Table("What each setting is worth", ("setting", "within the winner", "alone"), rows)
+        rows.append(Row(("all of them", show_gain(found.judged, found.total), "-")))
+    yield Table("Each regularizer", ("regularizer", "in the winner", "alone"), rows)
     if found.interactions:
         columns = ("pair", "both", "first alone", "second alone", "interaction")
-        pairs = [
-            Row(
-                (
-                    f"{short_name(pair.first)} × {short_name(pair.second)}",
-                    *(
-                        _gain(found, gain)
-                        for gain in (
-                            pair.both,
-                            pair.first_alone,
-                            pair.second_alone,
-                            pair.interaction,
-                        )
-                    ),
-                )
-            )
-            for pair in found.interactions
-        ]
-        yield Table("In pairs", columns, pairs)
-
-
-def _gain(found: Ablation, gain: Gain | None) -> str:
-    if gain is None:
-        return "-"
-    return f"{points(found.judged, gain[0])} {plus_minus(found.judged, gain[1])}"
+        pairs = []
+        for one in found.interactions:
+            gains = (one.both, one.first_alone, one.second_alone, one.interaction)
+            name = f"{short_name(one.first)} × {short_name(one.second)}"
+            pairs.append(Row((name, *(show_gain(found.judged, gain) for gain in gains))))
+        yield Table("In pairs, without any other", columns, pairs)
