@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -90,6 +90,24 @@ def attempts(events: Iterable[Event], ledger: Ledger) -> list[Attempt]:
         if number in trials and trials[number].state.name == "RUNNING"
     ]
     return found or [a for trial in trials.values() if (a := _stored(trial, ledger))]
+
+
+def sessions(spans: Mapping[str, Sequence[Attempt]]) -> list[dict[str, list[Attempt]]]:
+    """The attempts of each kind, split where nobody worked for longer than half of the time that
+    was worked, and for a minute at least: a night's pause would leave no width for the work."""
+    ordered = sorted(
+        ((kind, one) for kind, of_kind in spans.items() for one in of_kind),
+        key=lambda pair: pair[1].started_ms,
+    )
+    longest = max(60_000, sum(one.ended_ms - one.started_ms for _, one in ordered) / 2)
+    found: list[dict[str, list[Attempt]]] = []
+    ended = 0
+    for kind, one in ordered:
+        if not found or one.started_ms - ended > longest:
+            found.append({})
+        found[-1].setdefault(kind, []).append(one)
+        ended = max(ended, one.ended_ms)
+    return found
 
 
 def _attempt(start: TrialStarted, state: str, ended_ms: int) -> Attempt:

@@ -64,5 +64,5 @@ def _bars(group: str, own: Sequence[tuple[str, Attempt]], colour: str) -> go.Bar
         textposition="none",
         hovertemplate="%{text}, %{customdata:.1f} s<extra></extra>",
         customdata=[(one.ended_ms - one.started_ms) / 1000 for _, one in own],
-        marker={"color": colour, "line": {"color": "white", "width": 1}},
+        marker={"color": colour, "line": {"color": "white", "width": 1 if len(own) < 60 else 0}},
     )

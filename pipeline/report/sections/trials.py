@@ -65,7 +65,7 @@ def trials_section(evidence: Evidence) -> Section:
     columns = (
         "trial",
         "state",
-        evidence.metric,
+        evidence.metric.replace("/", " "),
         "train accuracy",
         "gap",
         "ece",

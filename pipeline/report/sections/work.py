@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pipeline.report.curves import sessions
 from pipeline.report.evidence import Evidence
 from pipeline.report.figures.timeline import timeline_figure
 from pipeline.report.page import Picture, Row, Section, Table
 from pipeline.words import show_metric
+
+MAX_STRETCHES = 6
 
 
 def timeline_section(evidence: Evidence) -> Section:
@@ -18,11 +21,19 @@ def timeline_section(evidence: Evidence) -> Section:
     lead = f"{len(spans)} attempts by {len({one.worker for one in spans})} workers"
     lead += f", of which {again} were given back and taken up again." if again else "."
     text = "Each bar is an attempt at a trial; the finalists' and other follow-ups are light blue."
+    stretches = sessions(evidence.spans)
+    if len(stretches) > 1:
+        lead += f" In {len(stretches)} stretches, with pauses between them"
+        lead += f"; the last {MAX_STRETCHES} are shown." if len(stretches) > MAX_STRETCHES else "."
+    pictures = [
+        Picture(f"timeline-{index}", text, timeline_figure(stretch))
+        for index, stretch in enumerate(stretches[-MAX_STRETCHES:])
+    ]
     return Section(
         "timeline",
         "Who trained when",
         lead=(lead,),
-        pictures=(Picture("timeline", text, timeline_figure(evidence.spans)),),
+        pictures=tuple(pictures),
         source="The study's journal; where it is not in this folder, the Optuna study.",
     )
 
