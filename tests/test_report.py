@@ -119,7 +119,8 @@ def test_it_tells_the_verdict_and_the_runs_behind_it(html: str, outcome: Outcome
     assert found
     assert found.winner.selection
     mean, half = found.winner.selection
-    assert f"{mean:.2%} ± {100 * half:.2f} accuracy on 434 selection images" in text
+    images = found.winner.scores.shape[1]
+    assert f"{mean:.2%} ± {100 * half:.2f} accuracy on {images:,} selection images" in text
     client = MlflowClient()
     experiment = client.get_experiment_by_name("tiny")
     assert experiment

@@ -51,7 +51,7 @@ TRIALS = [
     trial(2, 0.85, 0.7),
     trial(3, 0.40, 0.3, pruned=True),
     trial(4, 0.83, 0.4, would_prune=1),
-    trial(5, float("nan"), 0.5),
+    trial(5, float("inf"), 0.5),
 ]
 
 

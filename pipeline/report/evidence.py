@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from pipeline.ablation import Ablation, read_ablation
 from pipeline.analysis.audit import Audit, audit
@@ -20,7 +20,6 @@ from pipeline.answers import judged_by
 from pipeline.coordinator import standing
 from pipeline.diagnosis import Diagnosis, diagnose
 from pipeline.errors import UserError
-from pipeline.final import UNFINISHED
 from pipeline.finalists import KIND, Finalist, Verdict, finalist_name, verdict
 from pipeline.progress import Standing
 from pipeline.report.curves import Attempt, Curves, attempts, curves, read_events
@@ -165,5 +164,4 @@ def _verdict(ledger: Ledger, final: FollowUp | None) -> Verdict | None:
     baselines = [t for name in BASELINES if (t := ledger.baseline(name))]
     chosen = [best, *(trial for trial in baselines if trial.number != best.number)]
     of_search = tuple(Finalist(finalist_name(t), t, (), (), judged) for t in chosen)
-    notes = (UNFINISHED,) if final is not None and final.trials(TrialState.WAITING) else ()
-    return Verdict(of_search, judged, False, notes)
+    return Verdict(of_search, judged, False)

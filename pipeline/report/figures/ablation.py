@@ -10,7 +10,6 @@ from pipeline.ablation import Ablation, Gain
 from pipeline.report.figures.style import BLUE, GREY, INK, PINK, RED, label, new_figure, unit
 from pipeline.words import describe, short_name
 
-
 OFFSET = 0.14
 """A row holds two gains, one above and one below its middle."""
 
