@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,10 +17,12 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
+from pipeline.ablation import Ablation, Effect
 from pipeline.answers import Answers
 from pipeline.errors import UserError
 from pipeline.finalists import KIND, points
 from pipeline.progress import LogView
+from pipeline.report.advice import advice
 from pipeline.report.evidence import gather
 from pipeline.report.html import SECTIONS, render, write_report
 from pipeline.report.sections.head import verdict_words
@@ -323,6 +326,22 @@ def test_a_finalist_that_is_missing(ledger: Ledger) -> None:
     text = Page(render(evidence)).text
     assert "trial 3 is no finalist: 1 of its 2 trainings are missing" in text
     assert "Use the settings of trial 2" in text
+
+
+def test_advice_from_an_ablation(ledger: Ledger) -> None:
+    """What clearly helps is kept, what clearly harms goes, and the rest is left open."""
+    effects = (
+        Effect("regularization.dropout", 0.2, (0.02, 0.01), None),
+        Effect("training.optimizer.weight_decay", 0.1, (-0.03, 0.01), None),
+        Effect("regularization.l2", 0.1, (0.01, 0.02), None),
+    )
+    found = Ablation("trial 3", "accuracy", 3, 100, None, effects)
+    said = list(advice(replace(gather(ledger), ablation=found)))
+    assert said == [
+        "Keep dropout 0.2: without it trial 3 loses 2.00 ± 1.00.",
+        "Leave weight_decay 0.1 out: without it trial 3 gains 3.00 ± 1.00.",
+        "Whether l2 helps trial 3 can't be told on these images.",
+    ]
 
 
 def test_fewer_trials_than_finalists(workspace_of_test: Path) -> None:

@@ -77,13 +77,14 @@ def _of_ablation(evidence: Evidence) -> Iterator[str]:
         name = describe({effect.path: effect.value})
         size = f"{points(found.judged, abs(gain))[1:]} {plus_minus(found.judged, half)}"
         if gain > half:
-            yield f"Keep {name}: without it the winner loses {size}."
+            yield f"Keep {name}: without it {found.reference} loses {size}."
         elif -gain > half:
-            yield f"Leave {name} out: without it the winner gains {size}."
+            yield f"Leave {name} out: without it {found.reference} gains {size}."
         else:
             unclear.append(short_name(effect.path))
     if unclear:
-        yield f"Whether {', '.join(unclear)} helps the winner can't be told on these images."
+        yield f"Whether {', '.join(unclear)} helps {found.reference} can't be told on these "
+            "images."
 
 
 def _of_diagnosis(evidence: Evidence) -> Iterator[str]:

@@ -39,9 +39,9 @@ def timeline_figure(spans: Mapping[str, Sequence[Attempt]]) -> go.Figure:
         own = [(kind, one) for kind, one in attempts if _group(kind, one) == group]
         if own:
             figure.add_trace(_bars(group, own, colour))
-    figure.update_layout(barmode="overlay", bargap=0.25)
+    figure.update_layout(barmode="overlay", bargap=0.25, showlegend=True)
     figure.update_layout(legend={"y": -0.4 if len(workers) < 4 else -0.2})
-    figure.update_xaxes(type="date", nticks=5, tickangle=0)
+    figure.update_xaxes(type="date", nticks=4, tickangle=0)
     figure.update_yaxes(
         type="category", categoryorder="array", categoryarray=workers[::-1], showgrid=False
     )

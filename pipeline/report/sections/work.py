@@ -20,7 +20,10 @@ def timeline_section(evidence: Evidence) -> Section:
     again = sum(one.state == "WAITING" for one in spans)
     lead = f"{len(spans)} attempts by {len({one.worker for one in spans})} workers"
     lead += f", of which {again} were given back and taken up again." if again else "."
-    text = "Each bar is an attempt at a trial; the finalists' and other follow-ups are light blue."
+    text = (
+        "Each bar is an attempt at a trial, in UTC; the finalists' and other follow-ups are light "
+        "blue."
+    )
     stretches = sessions(evidence.spans)
     if len(stretches) > 1:
         lead += f" In {len(stretches)} stretches, with pauses between them"
