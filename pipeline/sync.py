@@ -16,7 +16,7 @@ from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.progress import View
 from pipeline.registration import Registrar, Registration
 from pipeline.status import open_ledgers
-from pipeline.study.followup import FollowUp, followup_kinds
+from pipeline.study.followup import FollowUp, followup_kinds, open_followup
 from pipeline.study.ledger import Ledger
 from pipeline.tracking import Finding, Mirror
 from pipeline.tracking import Report as DeliveryReport
@@ -77,7 +77,7 @@ def _sync(ledger: Ledger, view: View) -> Synced:
 
 def _sync_followup(ledger: Ledger, kind: str, parent: Mirror, findings: list[Finding]) -> FollowUp:
     """A follow-up delivered, and made to agree; what was not so goes to `findings`."""
-    followup = FollowUp(ledger.config, ledger.store, kind)
+    followup = open_followup(ledger, kind)
     mirror = open_mirror(followup, parent)
     try:
         deliver(mirror, TIMEOUT_SEC)

@@ -33,7 +33,7 @@ LAYERS = [
     {"registry", "finalists", "readings"},
     {"trial", "mirroring"},
     {"evaluation", "workers", "registration"},
-    {"coordinator"},
+    {"coordinator", "recorded_trial"},
     {"workforce"},
     {"followups"},
     {"final"},
