@@ -31,6 +31,7 @@ COMMANDS = [
     ("reproduce", "box", "2"),
     ("reproduce", "box", "0", "--of", "finalists"),
     ("bounds", "box"),
+    ("ablate", "box", "--seeds", "1", "--pairs", "0", "--workers", "1"),
 ]
 """Every command that has to do with a study; all but `evaluate` leave the box alone."""
 EVALUATE = ("evaluate", "models:/box-cnn@champion")
