@@ -171,6 +171,13 @@ def open_followup(ledger: Ledger, kind: str) -> FollowUp:
     return FollowUp(ledger.config.with_overrides(changes), ledger.store, kind)
 
 
+def open_followups(ledger: Ledger) -> list[FollowUp]:
+    """Those that have a training, by name: one that was killed before says nothing of itself."""
+    kinds = followup_kinds(ledger.store, ledger.config.study.name)
+    followups = [open_followup(ledger, kind) for kind in kinds]
+    return [followup for followup in followups if followup.trials()]
+
+
 def answers_of_trial(trial: FrozenTrial) -> Answers:
     """What the net of a complete training said of the selection images."""
     return Answers.from_json(trial.user_attrs[ANSWERS])
