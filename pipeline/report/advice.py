@@ -83,8 +83,8 @@ def _of_ablation(evidence: Evidence) -> Iterator[str]:
         else:
             unclear.append(short_name(effect.path))
     if unclear:
-        yield f"Whether {', '.join(unclear)} helps {found.reference} can't be told on these "
-            "images."
+        names = ", ".join(unclear)
+        yield f"Whether {names} helps {found.reference} can't be told on these images."
 
 
 def _of_diagnosis(evidence: Evidence) -> Iterator[str]:
