@@ -17,8 +17,8 @@ from pipeline.models.ensemble import Ensemble
 from pipeline.statistics import crossed_mean
 from pipeline.study.followup import FollowUp, answers_of_trial
 from pipeline.study.trials import overrides_of
+from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData
-from pipeline.trial import build_seeded
 from pipeline.weights import WeightStore
 
 NOT_KEPT = (

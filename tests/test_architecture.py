@@ -27,22 +27,22 @@ LAYERS = [
     {"study/claim", "study/trials"},
     {"study/ledger"},
     {"study/followup"},
-    {"calibration", "exported_model", "study/record", "judging"},
+    {"calibration", "exported_model", "study/record", "judging", "trainers"},
     {"study/warm_start"},
     {"analysis"},
     {"registry", "finalists", "readings"},
-    {"ablation", "transfer"},
-    {"trial", "mirroring", "refit"},
-    {"nets"},
+    {"ablation", "transfer", "report/curves"},
+    {"report/figures"},
+    {"trial", "mirroring", "refit", "nets"},
     {"champion"},
     {"scoring"},
     {"evaluation", "workers", "registration"},
-    {"coordinator"},
+    {"coordinator", "recorded_trial"},
     {"workforce"},
     {"followups"},
     {"final"},
     {"status", "search", "revisit"},
-    {"sync", "doctor"},
+    {"sync", "doctor", "reproduction"},
     {"report"},
     {"cli"},
     {"__main__"},
@@ -127,4 +127,9 @@ def test_the_help_page_needs_no_settings() -> None:
     ],
 )
 def test_reading_a_space_file_imports_nothing_heavy(statement: str) -> None:
-    assert imported(statement, {"torch", "torchvision", "mlflow", "optuna", "sklearn"}) == "[]"
+    assert (
+        imported(
+            statement, {"torch", "torchvision", "mlflow", "optuna", "sklearn", "plotly", "jinja2"}
+        )
+        == "[]"
+    )

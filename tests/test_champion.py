@@ -22,8 +22,8 @@ from pipeline.progress import LogView
 from pipeline.report.summary import summary
 from pipeline.search import Options, Outcome, run_search
 from pipeline.study.trials import SCORED
+from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData
-from pipeline.trial import build_seeded
 from pipeline.weights import WeightStore
 from tests.conftest import enter
 from tests.spaces import tiny_config, tiny_space

@@ -16,6 +16,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
+from rich.console import Console
 
 from pipeline.answers import Answers
 from pipeline.champion import Champion, Refit
@@ -24,17 +25,21 @@ from pipeline.datasets import Splits, load_splits
 from pipeline.errors import UserError
 from pipeline.finalists import Finalist
 from pipeline.nets import Nets
+from pipeline.progress import LogView
+from pipeline.recorded_trial import find_record
 from pipeline.refit import chosen_epoch, refit_points
 from pipeline.report.champion import champion_lines
+from pipeline.reproduction import reproduce
 from pipeline.search import Outcome
 from pipeline.seeding import TrialSeeds
 from pipeline.study.followup import SEED
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
 from pipeline.study.trials import LAST_EPOCH, SCORED
+from pipeline.sync import sync_studies
+from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import Trainer
-from pipeline.trial import build_seeded
 from tests.conftest import enter
 from tests.spaces import tiny_config, write_tiny
 from tests.test_champion import ENSEMBLE, TWO, search
@@ -236,6 +241,31 @@ def test_running_again_refits_nothing(finished: tuple[Outcome, str], workspace: 
     assert after.to_json() == before.to_json()
     assert "refit: 1 trainings" not in printed
     assert len(MlflowClient().search_model_versions("name = 'tiny-cnn'")) == versions
+
+
+def test_sync_finds_mlflow_as_it_is_and_registers_the_same(
+    finished: tuple[Outcome, str], workspace: Path
+) -> None:
+    assert finished[0].verdict
+    before = MlflowClient().get_model_version_by_alias("tiny-cnn", "champion").version
+    storage = f"sqlite:///{workspace}/mlruns/optuna.db"
+    [synced] = sync_studies(storage, "tiny", LogView(Console(quiet=True)))
+    assert synced.complete
+    assert synced.findings == []
+    assert MlflowClient().get_model_version_by_alias("tiny-cnn", "champion").version == before
+
+
+def test_a_refit_comes_again_bit_for_bit(finished: tuple[Outcome, str], workspace: Path) -> None:
+    """`regsearch reproduce` trains on the validation images too."""
+    champion = finished[0].crowned.champion
+    assert champion
+    assert champion.refit
+    [trial] = champion.refit.nets.trials
+    storage = f"sqlite:///{workspace}/mlruns/optuna.db"
+    record = find_record(storage, "tiny", trial.number, "refit")
+    found = reproduce(record, LogView(Console(quiet=True)), lambda *_: None)
+    assert found.identical
+    assert "train/clean_accuracy" in {difference.metric for difference in found.differences}
 
 
 def test_an_ensemble_is_refit_with_all_seeds(

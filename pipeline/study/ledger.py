@@ -75,6 +75,8 @@ class Ledger(Trials):
     """
 
     kind: str = "study"
+    folds_validation: bool = False
+    """Whether its trials are trained on the validation images too; only a follow-up's may be."""
 
     def __init__(
         self, config: RunConfig, store: Store, *, extend: bool = False, begin: bool = True
@@ -204,7 +206,7 @@ class Ledger(Trials):
             owner,
             attempt=frozen.user_attrs[ATTEMPT],
             name=self.name_of(frozen),
-            seed=self._seed_of(frozen),
+            seed=self.seed_of(frozen),
             overrides=overrides,
             params=params,
             baseline=frozen.user_attrs.get(BASELINE),
@@ -231,7 +233,8 @@ class Ledger(Trials):
         values = self.config.values() | overrides
         return overrides, {path: values[path] for path in sample} | overrides
 
-    def _seed_of(self, trial: FrozenTrial) -> int | str:
+    def seed_of(self, trial: FrozenTrial) -> int | str:
+        """What names a trial's streams of chance (see `seeding`)."""
         return trial.number
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:

@@ -117,7 +117,7 @@ def _run_trials(job: Job) -> None:
     else:
         ledger = Ledger(config, store, begin=False)
     ledger.require_same_data(splits.digest)
-    if isinstance(ledger, FollowUp) and ledger.folds_validation:
+    if ledger.folds_validation:
         splits = splits.folded()
     data = DeviceData.from_splits(splits, torch.device(job.device), config.study.seed)
     journal = JournalWriter(journal_folder(ledger.uuid))
