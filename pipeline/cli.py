@@ -218,6 +218,24 @@ def bounds(
 
 
 @app.command()
+def report(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Where to write; else STUDY.report.html."),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Write all that a study has to tell into one HTML file, and log it in MLflow."""
+    from pipeline.report.html import write_report
+
+    written = write_report(storage, study, out)
+    print(f"written to {written.path}")
+    if written.not_logged:
+        print(f"not logged in MLflow: {written.not_logged}")
+
+
+@app.command()
 def reproduce(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.", min=0)],

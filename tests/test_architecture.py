@@ -31,7 +31,8 @@ LAYERS = [
     {"study/warm_start"},
     {"analysis"},
     {"registry", "finalists", "readings"},
-    {"ablation", "transfer"},
+    {"ablation", "transfer", "report/curves"},
+    {"report/figures"},
     {"trial", "mirroring"},
     {"evaluation", "workers", "registration"},
     {"coordinator", "recorded_trial"},
@@ -124,4 +125,9 @@ def test_the_help_page_needs_no_settings() -> None:
     ],
 )
 def test_reading_a_space_file_imports_nothing_heavy(statement: str) -> None:
-    assert imported(statement, {"torch", "torchvision", "mlflow", "optuna", "sklearn"}) == "[]"
+    assert (
+        imported(
+            statement, {"torch", "torchvision", "mlflow", "optuna", "sklearn", "plotly", "jinja2"}
+        )
+        == "[]"
+    )
