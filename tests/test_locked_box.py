@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.cli import app
 from tests.spaces import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,7 @@ COMMANDS = [
     ("reproduce", "box", "0", "--of", "finalists"),
     ("bounds", "box"),
     ("ablate", "box", "--seeds", "1", "--pairs", "0", "--workers", "1"),
+    ("report", "box"),
 ]
 """Every command that has to do with a study; all but `evaluate` leave the box alone."""
 EVALUATE = ("evaluate", "models:/box-cnn@champion")
@@ -151,6 +153,12 @@ def test_the_box_stays_shut(
     command: tuple[str, ...], results: dict[tuple[str, ...], Result]
 ) -> None:
     assert results[command] == Result(0, [])
+
+
+def test_every_command_is_tried() -> None:
+    """So that a new one has to be added to the list."""
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    assert names - {"evaluate", "ui", "schema"} == {name for name, *_ in COMMANDS}
 
 
 def test_evaluate_sets_the_alarm_off(results: dict[tuple[str, ...], Result]) -> None:

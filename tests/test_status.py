@@ -154,7 +154,7 @@ def test_failed_trainings_are_told_and_not_wanted(broken: Broken) -> None:
     one = StudyStatus(status.name, status.standing, 0, [], status.disk_bytes, [failed])
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(status_report([one]))
-    expected = "finalists: 5 of 6 trainings done (0 running, 1 waiting, 1 failed)"
+    expected = "finalists: 5 of 6 trainings done (1 waiting, 1 failed)"
     assert expected in console.export_text()
 
 

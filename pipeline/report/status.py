@@ -42,10 +42,10 @@ def _study(status: StudyStatus) -> list[RenderableType]:
 
 
 def _followup(status: FollowUpStatus) -> str:
-    counts = [f"{len(status.running)} running", f"{status.waiting} waiting"]
-    counts += [f"{status.failed} failed"] if status.failed else []
+    counts = {"running": len(status.running), "waiting": status.waiting, "failed": status.failed}
+    others = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     done = f"{status.complete} of {status.target} trainings done"
-    return f"{status.kind}: {done} ({', '.join(counts)})"
+    return f"{status.kind}: {done}" + (f" ({others})" if others else "")
 
 
 def _running(trials: Sequence[RunningTrial]) -> Table:
