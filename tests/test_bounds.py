@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -108,6 +109,21 @@ def test_pruned_trials_rank_behind_the_median_and_the_top_of_the_complete_ones()
     assert ranks(trials, "minimize") == pytest.approx([-0.5, -0.3, -0.1, 0.3, 0.1, 0.5])
     upward = [trial(0.9), trial(0.8), trial(0.1), trial(0.99, pruned=True)]
     assert ranks(upward, "maximize") == pytest.approx([-0.5, -1 / 6, 0.5, 1 / 6])
+
+
+def test_pruned_trials_are_compared_by_what_others_gained_from_there_on() -> None:
+    """0.5 after an epoch is more than 0.6 after two, where others gain 0.2 an epoch."""
+    complete = [learning(0.3 + i / 10, 0.5 + i / 10, 0.7 + i / 10) for i in range(3)]
+    early, late = learning(0.25, pruned=True), learning(0.1, 0.4, pruned=True)
+    worst_first = np.argsort(-ranks([*complete, early, late], "maximize"))
+    assert worst_first.tolist() == [4, 3, 0, 1, 2]
+
+
+def learning(*curve: float, pruned: bool = False) -> FrozenTrial:
+    """A trial with a curve."""
+    found = trial(curve[-1] if pruned else max(curve), pruned=pruned)
+    found.intermediate_values = dict(enumerate(curve, start=1))
+    return found
 
 
 def test_equals_share_a_rank_and_a_trial_that_diverged_is_last() -> None:
