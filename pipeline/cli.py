@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +48,11 @@ Storage = Annotated[
         envvar="REGSEARCH_STORAGE", help="The study's store, as an SQLAlchemy URL.", metavar="URL"
     ),
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(help="Start no training after so many seconds.", metavar="SEC", min=0),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
 Workers = Annotated[
     str,
     typer.Option(
@@ -79,11 +86,8 @@ def run(
     trials: Annotated[
         int | None, typer.Option(help="Finished trials in the study, over all its runs.", min=1)
     ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(help="Start no trial after so many seconds.", metavar="SEC", min=0),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    timeout: Timeout = None,
+    device: Device = "auto",
     workers: Workers = "auto",
     assignments: Assignments = None,
     extend: Annotated[
@@ -101,20 +105,14 @@ def run(
     loaded = load_space(space, given)
     num_workers = _workers(workers)
     console = Console()
-    # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
-        with interruptible():
-            with console.status("loading torch, Optuna and MLflow ..."):
-                warm_up(*loaded.config.data.imports)
-                from pipeline.report.summary import summary
-                from pipeline.search import Options, run_search
-            options = Options(device, storage, timeout, num_workers, extend)
-            with open_view(console, f"regsearch: study {loaded.config.study.name}") as view:
-                outcome = run_search(loaded, options, view)
-    except KeyboardInterrupt as interrupt:
-        console.print("stopped; nothing is lost, and the same command goes on")
-        raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
+    with _stoppable(console):
+        with console.status("loading torch, Optuna and MLflow ..."):
+            warm_up(*loaded.config.data.imports)
+            from pipeline.report.summary import summary
+            from pipeline.search import Options, run_search
+        options = Options(device, storage, timeout, num_workers, extend)
+        with open_view(console, f"regsearch: study {loaded.config.study.name}") as view:
+            outcome = run_search(loaded, options, view)
     console.print(summary(outcome))
     raise typer.Exit(0 if outcome.succeeded else 1)
 
@@ -220,6 +218,43 @@ def bounds(
 
 
 @app.command()
+def ablate(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
+    seeds: Annotated[
+        int, typer.Option(help="Fresh seeds that each variant is trained with.", min=1, max=50)
+    ] = 3,
+    pairs: Annotated[
+        int, typer.Option(help="Pairs of the strongest that are tried together.", min=0)
+    ] = 3,
+    transfer: Annotated[
+        bool,
+        typer.Option(
+            "--transfer", help="Train the finalists at twice the epochs and half the data too."
+        ),
+    ] = False,
+    timeout: Timeout = None,
+    device: Device = "auto",
+    workers: Workers = "auto",
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Say what each regularizer of the winner is worth: without it, alone, and in pairs."""
+    from pipeline.progress import open_view
+    from pipeline.workers.pool import warm_up
+
+    num_workers, console = _workers(workers), Console()
+    with _stoppable(console):
+        with console.status("loading torch, Optuna and MLflow ..."):
+            warm_up()
+            from pipeline.report.ablation import ablation_report
+            from pipeline.revisit import Means, ablate
+        means = Means(storage, device, num_workers, timeout)
+        with open_view(console, f"regsearch: ablation of {study}") as view:
+            done = ablate(study, means, view, seeds=seeds, pairs=pairs, transfer=transfer)
+    console.print(ablation_report(done))
+    raise typer.Exit(1 if done.unfinished else 0)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="The port to serve on.")] = 5000,
     host: Annotated[str, typer.Option(help="The address to serve on.")] = "127.0.0.1",
@@ -247,6 +282,19 @@ def schema() -> None:
     from pipeline.config.schema import space_schema
 
     print(json.dumps(space_schema(), indent=2))
+
+
+@contextmanager
+def _stoppable(console: Console) -> Iterator[None]:
+    """What trains, and may be interrupted at any time."""
+    # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        with interruptible():
+            yield
+    except KeyboardInterrupt as interrupt:
+        console.print("stopped; nothing is lost, and the same command goes on")
+        raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
 
 
 def _workers(text: str) -> int | None:

@@ -153,11 +153,11 @@ def choose(ledger: Ledger) -> list[FrozenTrial]:
     return best + [b for b in baselines if b.number not in {t.number for t in best}]
 
 
-def points(ledger: Ledger) -> list[Point]:
-    """The trainings that decide: each finalist with each seed."""
+def points(ledger: Ledger, kind: str = KIND) -> list[Point]:
+    """The trainings of a follow-up that decide: each finalist with each seed."""
     seeds = range(1, ledger.config.finalists.seeds + 1)
     return [
-        Point(finalist_name(trial), f"{KIND}/{seed}", overrides_of(trial))
+        Point(finalist_name(trial), f"{kind}/{seed}", overrides_of(trial))
         for trial in choose(ledger)
         for seed in seeds
     ]
@@ -172,7 +172,7 @@ def verdict(ledger: Ledger, followup: FollowUp) -> Verdict | None:
     """What the trainings say; None while none of the search's finalists has all of its seeds."""
     chosen = {finalist_name(trial): trial for trial in choose(ledger)}
     judged, wanted = judged_by(ledger.config.study.metric), ledger.config.finalists.seeds
-    seeds = {f"{KIND}/{seed}" for seed in range(1, wanted + 1)}
+    seeds = {f"{followup.kind}/{seed}" for seed in range(1, wanted + 1)}
     trainings = {
         name: tuple(t for t in found if t.user_attrs["regsearch.seed"] in seeds)
         for name, found in followup.complete_in(list(chosen)).items()

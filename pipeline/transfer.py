@@ -1,0 +1,105 @@
+"""The transfer check: do strengths hold at twice the epochs, and at half the data?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.finalists import KIND as FINALISTS
+from pipeline.finalists import Finalist, Verdict, points, verdict
+from pipeline.settings import Scalar
+from pipeline.study.followup import FollowUp, Point, followup_kinds
+from pipeline.study.ledger import Ledger
+
+EPOCHS, DATA = "transfer-epochs", "transfer-data"
+CONDITIONS = {EPOCHS: "twice the epochs", DATA: "half the training images"}
+_EPOCHS = "training.epochs"
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """The finalists under another condition.
+
+    Args:
+        kind: of the follow-up.
+        before, after: the verdict as the study has it, and under the condition.
+    """
+
+    kind: str
+    before: Verdict
+    after: Verdict
+
+    @property
+    def condition(self) -> str:
+        return CONDITIONS[self.kind]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the winner is still the best, or can't be told from the best."""
+        winner = self.before.winner.name
+        found = next((f for f in self.after.finalists if f.name == winner), None)
+        return found is not None and (found is self.after.winner or self.after.is_tied(found))
+
+    def gains(self) -> dict[str, tuple[tuple[float, float] | None, tuple[float, float] | None]]:
+        """What each finalist gains over the unregularized baseline, before and after."""
+        return {
+            finalist.name: (_gain(self.before, before), _gain(self.after, finalist))
+            for finalist in self.after.finalists
+            for before in self.before.finalists
+            if before.name == finalist.name
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "condition": self.condition,
+            "holds": self.holds,
+            "gains_over_unregularized": {
+                name: {"before": before, "after": after}
+                for name, (before, after) in self.gains().items()
+            },
+            **self.after.to_json(),
+        }
+
+
+def _gain(verdict: Verdict, finalist: Finalist) -> tuple[float, float] | None:
+    baseline = verdict.baseline("unregularized")
+    if baseline is None or baseline is finalist:
+        return None
+    return finalist.gain_over(baseline)
+
+
+def transfer_points(ledger: Ledger, kind: str) -> list[Point]:
+    """The finalists with fresh seeds; for twice the epochs, each with twice its own."""
+    found = points(ledger, kind)
+    if kind != EPOCHS:
+        return found
+    return [Point(p.group, p.seed, {**p.overrides, **_twice(ledger, p.overrides)}) for p in found]
+
+
+def _twice(ledger: Ledger, overrides: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    epochs = ledger.config.with_overrides(overrides).training.epochs
+    return {_EPOCHS: 2 * epochs}
+
+
+def transfer_changes(kind: str, num_train: int) -> dict[str, Scalar]:
+    """How all of them differ from the study's settings.
+
+    Args:
+        num_train: training images of the study.
+    """
+    return {"data.train_images": max(1, num_train // 2)} if kind == DATA else {}
+
+
+def read_transfers(ledger: Ledger) -> list[Transfer]:
+    """What the trainings say that there are; of conditions that are trained for a finalist."""
+    kinds = followup_kinds(ledger.store, ledger.config.study.name)
+    if FINALISTS not in kinds:
+        return []
+    before = verdict(ledger, FollowUp(ledger.config, ledger.store, FINALISTS))
+    found = []
+    for kind in (kind for kind in CONDITIONS if kind in kinds and before is not None):
+        after = verdict(ledger, FollowUp(ledger.config, ledger.store, kind))
+        if after is not None and before is not None:
+            found.append(Transfer(kind, before, after))
+    return found

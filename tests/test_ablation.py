@@ -1,0 +1,228 @@
+"""Ablation: which variants are trained, and what their answers say a regularizer is worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from pipeline.ablation import KIND, Ablation, Design, ablation, design, read_ablation
+from pipeline.answers import Answers
+from pipeline.errors import UserError
+from pipeline.progress import LogView
+from pipeline.report.ablation import ablation_report, interaction_sentence, sentence
+from pipeline.revisit import Ablated, Means, ablate
+from pipeline.search import Options, run_search
+from pipeline.study.followup import ANSWERS, FollowUp
+from pipeline.study.ledger import Ledger
+from pipeline.study.storage import open_storage
+from pipeline.transfer import EPOCHS, transfer_changes, transfer_points
+from tests.conftest import enter
+from tests.spaces import TINY, tiny_config, tiny_space
+
+DROPOUT, SMOOTHING, DECAY, STRENGTH = (
+    "regularization.dropout",
+    "regularization.label_smoothing",
+    "training.optimizer.weight_decay",
+    "augmentation.strength",
+)
+THREE = TINY.replace("{dropout: 0.5}", "{dropout: 0.5, label_smoothing: 0.1}")
+NUM_IMAGES = 400
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A search whose winner is trial 2, with dropout, weight decay and label smoothing."""
+    store = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+    found = Ledger(tiny_config(tmp_path, text=THREE), store)
+    for value in (0.5, 0.6, 0.9, 0.8):
+        claim = found.claim()
+        assert claim
+        found.complete(claim, value)
+    found.keep("winner", 2)
+    yield found
+    store.close()
+
+
+def trained(ledger: Ledger, right: dict[str, int], seeds: int = 2) -> FollowUp:
+    """An ablation in which each variant tells so many of the 400 images right."""
+    followup = FollowUp(ledger.config, ledger.store, KIND)
+    followup.add(design(ledger).points(seeds))
+    while claim := followup.claim():
+        group = claim.name.rpartition(", seed")[0]
+        correct = np.arange(NUM_IMAGES) < right[group]
+        answers = Answers(correct, correct.astype(np.float32))
+        followup.complete(claim, 0.5, {ANSWERS: answers.to_json()})
+    return followup
+
+
+RIGHT = {
+    "trial 2": 360,
+    "trial 2, nothing": 280,
+    "trial 2, without dropout": 320,
+    "trial 2, without label_smoothing": 340,
+    "trial 2, without weight_decay": 360,
+    "trial 2, only dropout": 340,
+    "trial 2, only label_smoothing": 340,
+    "trial 2, only weight_decay": 280,
+}
+
+
+def test_each_variant_is_trained_once_a_seed(ledger: Ledger) -> None:
+    plan = design(ledger)
+    assert plan.regularizers == (SMOOTHING, DROPOUT, DECAY) or set(plan.regularizers) == {
+        SMOOTHING,
+        DROPOUT,
+        DECAY,
+    }
+    assert {p.group for p in plan.points(2)} == set(RIGHT)
+    assert len(plan.points(2)) == 2 * len(RIGHT)
+    # Of three, two alone are the trial without the third: nothing new is trained for a pair.
+    assert {p.group for p in plan.points(2, [(DROPOUT, DECAY)])} == set(RIGHT)
+
+
+def test_a_variant_differs_by_its_regularizer_alone(ledger: Ledger) -> None:
+    plan = design(ledger)
+    values = {p.group: ledger.config.with_overrides(p.overrides).values() for p in plan.points(1)}
+
+    def changed(group: str) -> set[str]:
+        return {k for k, v in values[group].items() if v != values["trial 2"][k]}
+
+    assert changed("trial 2, without dropout") == {DROPOUT}
+    assert changed("trial 2, only dropout") == {SMOOTHING, DECAY}
+    assert changed("trial 2, nothing") == {DROPOUT, SMOOTHING, DECAY}
+    assert values["trial 2, nothing"][DROPOUT] == 0
+
+
+def test_a_searched_part_of_the_augmentation_is_a_regularizer_of_its_own(tmp_path: Path) -> None:
+    text = TINY.replace(
+        "search:", "search:\n  augmentation.cutout_fraction: {type: float, low: 0.0, high: 0.5}"
+    )
+    config = tiny_config(tmp_path, text=text)
+    overrides = {"augmentation.strength": 0.5, "augmentation.cutout_fraction": 0.25, DROPOUT: 0.0}
+    plan = Design("trial 7", config, overrides)
+    assert "augmentation.cutout_fraction" in plan.regularizers
+    alone = config.with_overrides(plan.alone("augmentation.cutout_fraction")).augmentation
+    assert (alone.strength, alone.cutout_fraction) == (0.5, 0.25)
+    assert (alone.crop_padding_fraction, alone.horizontal_flip, alone.brightness) == (0, "none", 0)
+    without = config.with_overrides(plan.without("augmentation.cutout_fraction")).augmentation
+    assert (without.strength, without.cutout_fraction) == (0.5, 0)
+    assert without.horizontal_flip == "random"
+
+
+def test_worth_is_the_difference_of_means(ledger: Ledger) -> None:
+    found = ablation(design(ledger), trained(ledger, RIGHT))
+    assert (found.num_seeds, found.num_images, found.reference) == (2, 400, "trial 2")
+    effects = {effect.path: effect for effect in found.effects}
+    within = {path: effect.within[0] for path, effect in effects.items() if effect.within}
+    alone = {path: effect.alone[0] for path, effect in effects.items() if effect.alone}
+    assert within == pytest.approx({DROPOUT: 0.1, SMOOTHING: 0.05, DECAY: 0})
+    assert alone == pytest.approx({DROPOUT: 0.15, SMOOTHING: 0.15, DECAY: 0})
+    assert found.total
+    assert found.total[0] == pytest.approx(0.2)
+    assert found.effects[-1].path == DECAY
+    assert not found.notes
+
+
+def test_two_that_do_the_same_substitute_for_each_other(ledger: Ledger) -> None:
+    """Alone 15 points each; both are the winner without decay, which has 20: 10 less than the sum."""
+    found = ablation(design(ledger), trained(ledger, RIGHT))
+    pairs = {frozenset((i.first, i.second)): i for i in found.interactions}
+    pair = pairs[frozenset((DROPOUT, SMOOTHING))]
+    assert pair.interaction[0] == pytest.approx(-0.1)
+    assert pair.both[0] == pytest.approx(0.2)
+    assert pair.words == "substitute for each other"
+    assert "alone +15.00 and +15.00, both +20.00" in interaction_sentence(found, pair)
+    assert set(found.strongest_pairs(1)[0]) == {DROPOUT, SMOOTHING}
+
+
+def test_words_tell_worth_from_cost_and_from_nothing(ledger: Ledger) -> None:
+    found = ablation(design(ledger), trained(ledger, {**RIGHT, "trial 2, only weight_decay": 240}))
+    said = {effect.path: sentence(found, effect) for effect in found.effects}
+    assert "in the winner worth +10.00" in said[DROPOUT]
+    assert "in the winner nothing that can be told (+0.00" in said[DECAY]
+    assert "alone costs -10.00" in said[DECAY]
+
+
+def test_missing_trainings_are_told_and_nothing_is_made_up(ledger: Ledger) -> None:
+    followup = FollowUp(ledger.config, ledger.store, KIND)
+    followup.add(design(ledger).points(1))
+    found = ablation(design(ledger), followup)
+    assert found.total is None
+    assert all(e.within is None and e.alone is None for e in found.effects)
+    assert "not trained yet: trial 2, nothing" in found.notes
+    printed = Console(record=True, width=100, quiet=True)
+    printed.print(ablation_report(Ablated(found, [], unfinished=True)))
+
+
+def test_seeds_that_not_all_variants_have_do_not_count(ledger: Ledger) -> None:
+    followup = trained(ledger, RIGHT)
+    followup.add([p for p in design(ledger).points(3) if p.group == "trial 2"])
+    claim = followup.claim()
+    assert claim
+    answers = Answers(np.zeros(NUM_IMAGES, np.bool_), np.zeros(NUM_IMAGES, np.float32))
+    followup.complete(claim, 0.1, {ANSWERS: answers.to_json()})
+    found = ablation(design(ledger), followup)
+    assert found.num_seeds == 2
+    assert found.total
+    assert found.total[0] == pytest.approx(0.2)
+    assert any("2 are shared by all" in note for note in found.notes)
+
+
+def test_a_winner_without_regularizers_gives_way_to_the_best_that_has_some(ledger: Ledger) -> None:
+    ledger.keep("winner", 0)
+    assert design(ledger).name == "trial 2"
+
+
+def test_twice_the_epochs_and_half_the_images(ledger: Ledger) -> None:
+    assert {p.overrides["training.epochs"] for p in transfer_points(ledger, EPOCHS)} == {4}
+    assert transfer_changes("transfer-data", 101) == {"data.train_images": 50}
+    assert transfer_changes(EPOCHS, 100) == {}
+
+
+def test_a_study_is_taken_apart_and_mlflow_has_the_table(
+    tmp_path: Path, mlflow_template: Path
+) -> None:
+    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
+    storage = f"sqlite:///{tmp_path}/mlruns/optuna.db"
+    view = LogView(Console(quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, tmp_path)
+        space = tiny_space(tmp_path, "study.trials=2", "training.epochs=1")
+        with pytest.raises(UserError, match="no study store"):
+            ablate("tiny", Means(storage), view, seeds=1, pairs=1, transfer=False)
+        run_search(space, Options(num_workers=1), view)
+        with pytest.raises(UserError, match="no finalists to check"):
+            ablate("tiny", Means(storage), view, seeds=1, pairs=1, transfer=True)
+        means = Means(storage, num_workers=1)
+        found = ablate("tiny", means, view, seeds=1, pairs=1, transfer=False)
+        assert not found.unfinished
+        assert found.unlogged == ""
+        assert found.ablation.reference == "recipe"
+        assert [e.path for e in found.ablation.effects] == [DROPOUT]
+        table, again = logged(), ablate("tiny", means, view, seeds=1, pairs=1, transfer=False)
+    assert table == json.loads(json.dumps(found.ablation.to_json()))
+    assert again.ablation == found.ablation
+    store = open_storage(storage)
+    ledger = Ledger(space.config, store, begin=False)
+    # Of one regularizer, without it is nothing, and it alone is the trial: two trainings.
+    assert len(FollowUp(ledger.config, store, KIND).trials()) == 2
+    read = read_ablation(ledger)
+    assert isinstance(read, Ablation)
+    assert read == found.ablation
+    store.close()
+
+
+def logged() -> object:
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment
+    kind = f"tags.`regsearch.kind` = '{KIND}'"
+    (run,) = client.search_runs([experiment.experiment_id], kind)
+    return json.loads(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/ablation.json"))
