@@ -12,7 +12,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.analysis.additive import AdditiveModel, Dimension, dimensions
-from pipeline.analysis.ranking import Floats, num_top, ranks, searched_trials
+from pipeline.analysis.ranking import Floats, badness, num_top, searched_trials
 
 MIN_TRIALS = 10
 """With fewer nothing is said."""
@@ -57,8 +57,8 @@ def importance(trials: Sequence[FrozenTrial], direction: str) -> list[Importance
     `AdditiveModel.adjusted`, which keeps apart the settings that the sampler has moved together.
 
     What PED-ANOVA can't see is a region that is bad and was soon left: it looks at the top alone.
-    So a setting also matters if its curve explains more of the ranks than chance does. With two
-    tests, each has to be twice as sure (Bonferroni).
+    So a setting also matters if its curve explains more of how bad trials were than chance does.
+    With two tests, each has to be twice as sure (Bonferroni).
 
     Args:
         trials: of a study, in any state; see `searched_trials` for those that count, and `ranks`
@@ -69,7 +69,7 @@ def importance(trials: Sequence[FrozenTrial], direction: str) -> list[Importance
     dims = dimensions(trials)
     if not dims:
         return []
-    model = AdditiveModel(dims, ranks(trials, direction))
+    model = AdditiveModel(dims, badness(trials, direction))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that PED-ANOVA's target is minimized
@@ -122,7 +122,7 @@ def _p_value(model: AdditiveModel, dim: Dimension, ped_anova: _PedAnova) -> floa
     """The smaller of two tests' p-values, doubled; PED-ANOVA, which takes long, only if need be."""
     if dim.active.sum() < MIN_TRIALS:
         return None
-    observed = model.explained(dim, model.ranks)
+    observed = model.explained(dim, model.badness)
     draws = list(model.without_effect(dim, PERMUTATIONS))
     reached = sum(model.explained(dim, draw) >= observed for draw in draws)
     by_curve = (reached + 1) / (PERMUTATIONS + 1)
