@@ -6,7 +6,7 @@ is said in `truths`. A part passes if it tells the truth in 19 of 20 studies. In
 fail in one of 20 by their nature, so those of all studies are counted together: nine of ten
 have to hold the truth (about 260 of them, though those of one study have images in common).
 
-The seeds are others than those by which the code was made: 1 to 24.
+The seeds are others than those by which the code and its levels were chosen (1 to 41, 100 to 119).
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from tests.truths import (
     told,
 )
 
-SEEDS = range(100, 120)
+SEEDS = range(200, 220)
 FAIR = World()
 
 HARMED = (
-    SPACE.replace("label_smoothing: 0.1", "label_smoothing: 0.3")
+    SPACE.replace("label_smoothing: 0.1", "label_smoothing: 0.35")
     .replace("  regularization.label_smoothing: {type: float, low: 0.0, high: 0.5}\n", "")
     .replace("trials: 60", "trials: 24")
 )
-"""A recipe that harms by 3 points and does not search what does so."""
+"""A recipe that harms by 4.4 points and does not search what does so."""
 
 
 def test_one_small_study_tells_the_truth(tmp_path: Path) -> None:
-    story = told(tmp_path, 0, FAIR, "study.trials=40", "finalists.count=2")
+    """Forty trials, to keep it quick."""
+    story = told(tmp_path, 0, FAIR, "study.trials=40", "training.epochs=12", "finalists.count=2")
     assert finalists_are_told(story)
     assert importance_is_told(story)
     assert bounds_are_told(story)[HELPFUL]

@@ -18,10 +18,10 @@ MIN_TRIALS = 10
 """With fewer nothing is said."""
 MIN_TO_DISMISS = 30
 """With fewer no setting is said not to matter."""
-LEVEL = 0.02
+LEVEL = 0.015
 """A setting matters if chance gives its importance at most this often. Of eight settings without
-any effect, one in six studies then has one that seems to matter; it merely stays in the search."""
-PERMUTATIONS = 199
+any effect, one in nine studies then has one that seems to matter; it merely stays in the search."""
+PERMUTATIONS = 999
 ENOUGH = 10
 """So many shufflings that reach the importance settle that it is chance's (Besag & Clifford 1991,
 https://doi.org/10.1093/biomet/78.2.301)."""
