@@ -218,6 +218,54 @@ def bounds(
 
 
 @app.command()
+def report(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Where to write; else STUDY.report.html."),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Write all that a study has to tell into one HTML file, and log it in MLflow."""
+    from pipeline.report.html import write_report
+
+    written = write_report(storage, study, out)
+    print(f"written to {written.path}")
+    if written.not_logged:
+        print(f"not logged in MLflow: {written.not_logged}")
+
+
+@app.command()
+def reproduce(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.", min=0)],
+    of: Annotated[
+        str,
+        typer.Option(metavar="KIND", help="A follow-up, such as finalists, whose training it is."),
+    ] = "",
+    device: Annotated[
+        str, typer.Option(help="auto (as the study was trained), cpu, cuda or cuda:i.")
+    ] = "auto",
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Train a trial again from its record, and tell how far the curve is from the recorded one."""
+    # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from pipeline.progress import LogView
+    from pipeline.recorded_trial import find_record
+    from pipeline.report.reproduction import epoch_line, record_line, reproduction_report
+    from pipeline.reproduction import reproduce as train_again
+
+    console = Console()
+    view = LogView(console)
+    record = find_record(storage, study, trial, of, device)
+    view.note(record_line(record))
+    result = train_again(record, view, lambda *told: view.note(epoch_line(*told)))
+    console.print(reproduction_report(result))
+    raise typer.Exit(0 if result.identical else 1)
+
+
+@app.command()
 def ablate(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
     seeds: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from optuna.trial import TrialState
 
@@ -14,6 +14,7 @@ from pipeline.journal import JournalWriter, journal_folder
 from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.presence import is_anybody_present
 from pipeline.status import open_ledgers
+from pipeline.study.followup import FollowUp, open_followups
 from pipeline.study.ledger import Ledger
 from pipeline.study.owner import has_died
 from pipeline.study.store import OWNER
@@ -31,12 +32,24 @@ def examine(storage: str, study: str | None, *, fix: bool) -> list[Finding]:
     """
     findings: list[Finding] = []
     for ledger in open_ledgers(storage, study, upgrade=fix):
-        for look in (_stale_trials, _files, _mlflow):
-            findings += [
-                Finding(f"{ledger.config.study.name}: {finding.text}", finding.fixed)
-                for finding in look(ledger, fix)
-            ]
+        findings += _named(ledger.config.study.name, _look_at(ledger, fix))
     return findings
+
+
+def _look_at(ledger: Ledger, fix: bool) -> Iterator[Finding]:
+    """A study and its follow-ups."""
+    followups = open_followups(ledger)
+    yield from _stale_trials(ledger, fix)
+    yield from _files(ledger, fix)
+    yield from _missing_weights(ledger)
+    for followup in followups:
+        yield from _named(followup.kind, _stale_trials(followup, fix))
+        yield from _named(followup.kind, _files(followup, fix))
+    yield from _mlflow(ledger, fix, followups)
+
+
+def _named(name: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    return (Finding(f"{name}: {found.text}", found.fixed) for found in findings)
 
 
 def _stale_trials(ledger: Ledger, fix: bool) -> Iterator[Finding]:
@@ -46,7 +59,7 @@ def _stale_trials(ledger: Ledger, fix: bool) -> Iterator[Finding]:
         owner = str(trial.user_attrs.get(OWNER, ""))
         silent = ages.get(trial.number, 0.0)
         if (owner and has_died(owner)) or silent > ledger.config.study.grace_sec:
-            yield Finding(f"trial {trial.number} is RUNNING, but nobody runs it", fix)
+            yield Finding(f"{ledger.name_of(trial)} is RUNNING, but nobody runs it", fix)
     if fix:
         swept = ledger.sweep()
         journal = JournalWriter(journal_folder(ledger.uuid))
@@ -77,16 +90,21 @@ def _files(ledger: Ledger, fix: bool) -> Iterator[Finding]:
             yield Finding(text, fix)
         if fix:
             files.remove_leftovers()
+
+
+def _missing_weights(ledger: Ledger) -> Iterator[Finding]:
     best = [trial.number for trial in ledger.ranked_own()[:1]]
     missing = sorted({*best} - {*WeightStore(ledger.uuid).trials()})
     for number in missing:
         yield Finding(f"the weights of the best trial, {number}, are gone", False)
 
 
-def _mlflow(ledger: Ledger, fix: bool) -> Iterator[Finding]:
+def _mlflow(
+    ledger: Ledger, fix: bool, followups: Sequence[FollowUp] = (), parent: Mirror | None = None
+) -> Iterator[Finding]:
     """Runs that are missing, open, orphaned or twice there; and what MLflow has not taken yet."""
     try:
-        mirror = open_mirror(ledger)
+        mirror = open_mirror(ledger, parent)
     except UserError as error:
         yield Finding(f"{error.what}; what waits for it could not be looked at", False)
         return
@@ -96,6 +114,8 @@ def _mlflow(ledger: Ledger, fix: bool) -> Iterator[Finding]:
             return
         yield from agree(ledger, mirror, fix=fix)
         yield from _study_run(ledger, mirror, fix)
+        for followup in followups:
+            yield from _named(followup.kind, _mlflow(followup, fix, parent=mirror))
     finally:
         report = mirror.close()
     for text in report.refused:
@@ -112,4 +132,4 @@ def _study_run(ledger: Ledger, mirror: Mirror, fix: bool) -> Iterator[Finding]:
             journal.put(StudyEnded("FINISHED" if ledger.is_over() else "KILLED", now_ms()))
             journal.close()
             mirror.flush(TIMEOUT_SEC)
-        yield Finding("the study's run is open, but nobody works on it", fix)
+        yield Finding(f"the run of the {ledger.kind} is open, but nobody works on it", fix)

@@ -68,6 +68,7 @@ class Workshop:
         ledger, plan = self.ledger, self.plan
         config = ledger.config.with_overrides(changes or {})
         followup = FollowUp(config, ledger.store, kind, keeps=keeps)
+        followup.fixed("changes", lambda: dict(changes or {}))
         self._inherit(followup)
         followup.add(points)
         if followup.is_over():

@@ -22,9 +22,9 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.storage import file_lock
 from pipeline.study.trials import overrides_of, value_of
 from pipeline.tracking import Mirror
+from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData, to_device
 from pipeline.training.precision import resolve_precision
-from pipeline.trial import build_seeded
 from pipeline.weights import WeightStore
 
 CHAMPION = "champion"

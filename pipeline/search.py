@@ -33,7 +33,7 @@ from pipeline.study.warm_start import carry, find_warm_start
 from pipeline.tracking import Mirror
 from pipeline.tracking import Report as DeliveryReport
 from pipeline.training.data import DeviceData
-from pipeline.workers.plan import Plan, make_plan, resolve_devices
+from pipeline.workers.plan import Plan, device_name, make_plan, resolve_devices
 from pipeline.workforce import run_workers
 
 
@@ -148,11 +148,9 @@ def _dataset(config: RunConfig, splits: Splits) -> dict[str, object]:
 
 def _tags(plan: Plan) -> dict[str, str]:
     """What else a result depends on."""
-    device = plan.devices[0]
-    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
     return {
         "regsearch.metric": plan.config.study.metric,
-        "regsearch.device": gpu or device,
+        "regsearch.device": device_name(plan.devices[0]),
         "regsearch.threads": str(plan.threads or torch.get_num_threads()),
         "regsearch.precision": plan.config.training.precision,
         "regsearch.engine": plan.config.training.engine,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optuna.trial import TrialState
 
@@ -11,6 +12,7 @@ from pipeline.checkpoints import CheckpointStore
 from pipeline.coordinator import standing
 from pipeline.journal import journal_folder
 from pipeline.progress import Standing
+from pipeline.study.followup import FollowUp, open_followups
 from pipeline.study.ledger import Ledger
 from pipeline.study.owner import describe_owner, has_died
 from pipeline.study.record import recall, study_names
@@ -24,11 +26,12 @@ class RunningTrial:
     """A trial that somebody runs.
 
     Attributes:
+        name: `trial 7`; of a follow-up, `recipe, seed 2`.
         heard_sec: since its worker was last heard of, by the store's clock.
         is_dead: its process is known to be gone.
     """
 
-    number: int
+    name: str
     attempt: int
     epoch: int
     worker: str
@@ -37,11 +40,24 @@ class RunningTrial:
 
 
 @dataclass(frozen=True)
+class FollowUpStatus:
+    """One follow-up of a study: `finalists`, `ablation`. All but its `target` are counts of
+    trainings in these states; a failed one is queued again when the follow-up goes on."""
+
+    kind: str
+    target: int
+    complete: int
+    failed: int
+    waiting: int
+    running: list[RunningTrial]
+
+
+@dataclass(frozen=True)
 class StudyStatus:
     """One study.
 
     Attributes:
-        disk_bytes: what its checkpoints, weights and journal take.
+        disk_bytes: what its checkpoints, weights and journal take, with those of its follow-ups.
     """
 
     name: str
@@ -49,6 +65,7 @@ class StudyStatus:
     waiting: int
     running: list[RunningTrial]
     disk_bytes: dict[str, int]
+    followups: list[FollowUpStatus] = field(default_factory=list)
 
 
 def open_ledgers(storage: str, study: str | None, *, upgrade: bool = False) -> Iterator[Ledger]:
@@ -68,13 +85,38 @@ def study_statuses(storage: str, study: str | None) -> list[StudyStatus]:
 
 
 def _status(ledger: Ledger) -> StudyStatus:
-    ages = ledger.store.heartbeat_ages(ledger.id)
-    running = []
+    followups, disk = open_followups(ledger), Counter[str]()
+    for books in (ledger, *followups):
+        disk.update(_disk_bytes(books))
+    return StudyStatus(
+        name=ledger.config.study.name,
+        standing=standing(ledger),
+        waiting=len(ledger.trials(TrialState.WAITING)),
+        running=_running(ledger),
+        disk_bytes=dict(disk),
+        followups=list(map(_followup_status, followups)),
+    )
+
+
+def _followup_status(followup: FollowUp) -> FollowUpStatus:
+    states = Counter(trial.state for trial in followup.trials())
+    return FollowUpStatus(
+        kind=followup.kind,
+        target=states.total() - states[TrialState.FAIL],
+        complete=states[TrialState.COMPLETE],
+        failed=states[TrialState.FAIL],
+        waiting=states[TrialState.WAITING],
+        running=_running(followup),
+    )
+
+
+def _running(ledger: Ledger) -> list[RunningTrial]:
+    ages, found = ledger.store.heartbeat_ages(ledger.id), []
     for trial in ledger.trials(TrialState.RUNNING):
         owner = str(trial.user_attrs.get(OWNER, ""))
-        running.append(
+        found.append(
             RunningTrial(
-                number=trial.number,
+                name=ledger.name_of(trial),
                 attempt=int(trial.user_attrs.get(ATTEMPT, 1)),
                 epoch=max(trial.intermediate_values, default=0),
                 worker=describe_owner(owner) if owner else "unknown",
@@ -82,16 +124,13 @@ def _status(ledger: Ledger) -> StudyStatus:
                 is_dead=bool(owner) and has_died(owner),
             )
         )
+    return found
+
+
+def _disk_bytes(ledger: Ledger) -> dict[str, int]:
     journal = journal_folder(ledger.uuid)
-    disk = {
+    return {
         "checkpoints": CheckpointStore(ledger.uuid).size_bytes(),
         "weights": WeightStore(ledger.uuid).size_bytes(),
         "journal": sum(path.stat().st_size for path in journal.glob("*")),
     }
-    return StudyStatus(
-        name=ledger.config.study.name,
-        standing=standing(ledger),
-        waiting=len(ledger.trials(TrialState.WAITING)),
-        running=running,
-        disk_bytes=disk,
-    )

@@ -16,7 +16,7 @@ from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.progress import View
 from pipeline.registration import Registrar, Registration
 from pipeline.status import open_ledgers
-from pipeline.study.followup import FollowUp, followup_kinds
+from pipeline.study.followup import FollowUp, open_followups
 from pipeline.study.ledger import Ledger
 from pipeline.tracking import Finding, Mirror
 from pipeline.tracking import Report as DeliveryReport
@@ -59,12 +59,13 @@ def sync_studies(storage: str, study: str | None, view: View) -> list[Synced]:
 def _sync(ledger: Ledger, view: View) -> Synced:
     name = ledger.config.study.name
     view.note(f"{name}: delivering its journal")
-    kinds = followup_kinds(ledger.store, name)
     mirror = open_mirror(ledger)
     try:
         deliver(mirror, TIMEOUT_SEC)
         findings = agree(ledger, mirror)
-        followups = [_sync_followup(ledger, kind, mirror, findings) for kind in kinds]
+        followups = open_followups(ledger)
+        for followup in followups:
+            findings += _sync_followup(followup, mirror, view)
         registered: list[Registration] = []
         if ledger.best() and not ledger.trials(TrialState.RUNNING):
             view.note(f"{name}: registering its champion and baselines")
@@ -75,16 +76,20 @@ def _sync(ledger: Ledger, view: View) -> Synced:
     return Synced(name, delivery, findings, registered)
 
 
-def _sync_followup(ledger: Ledger, kind: str, parent: Mirror, findings: list[Finding]) -> FollowUp:
-    """A follow-up delivered, and made to agree; what was not so goes to `findings`."""
-    followup = FollowUp(ledger.config, ledger.store, kind)
+def _sync_followup(followup: FollowUp, parent: Mirror, view: View) -> list[Finding]:
+    """A follow-up delivered, and made to agree; what was not so, or did not get through."""
+    view.note(f"{followup.study_name}: delivering its journal")
     mirror = open_mirror(followup, parent)
     try:
         deliver(mirror, TIMEOUT_SEC)
-        findings += agree(followup, mirror)
+        findings = agree(followup, mirror)
     finally:
-        mirror.close()
-    return followup
+        report = mirror.close()
+    findings += [Finding(f"refused: {text}", False) for text in report.refused]
+    if report.num_pending:
+        reason = report.last_error or "it was too slow"
+        findings.append(Finding(f"{report.num_pending} events still wait: {reason}", False))
+    return [Finding(f"{followup.kind}: {found.text}", found.fixed) for found in findings]
 
 
 def _measured(ledger: Ledger) -> Any:

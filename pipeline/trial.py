@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from pipeline.checkpoints import CheckpointStore
 from pipeline.config import RunConfig
@@ -29,8 +28,6 @@ from pipeline.events import (
 )
 from pipeline.journal import JournalWriter
 from pipeline.judging import Judge
-from pipeline.models import build_model
-from pipeline.seeding import TrialSeeds
 from pipeline.state_file import DamagedFileError
 from pipeline.study.claim import Claim
 from pipeline.study.constraints import constraint_tags
@@ -39,11 +36,10 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StoreAwayError
 from pipeline.study.store import ClaimLostError
 from pipeline.study.trials import SCORED
+from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
-from pipeline.training.engine import Steps, resolve_engine
 from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer
 from pipeline.training.resuming import OtherTrainingError
-from pipeline.training.structure import Structure
 from pipeline.training.weight_statistics import as_table, weight_statistics
 from pipeline.weights import WeightStore
 
@@ -98,11 +94,7 @@ class TrialRunner:
         self.judge = judge
         self.journal, self.checkpoints, self.weights = journal, checkpoints, weights
         self.worker = worker
-        engine = resolve_engine(config.training.engine, data.mean.device)
-        self.steps = Steps(data, engine, self.note)
-        # Every trial's step has what any of the study's may need, so that they share it, and so
-        # that which step a trial has follows from the study and not from the trials before it.
-        self.needs = (Structure.of(config), Structure.of(config.strongest()))
+        self.trainers = Trainers(config, data, self.note)
 
     def run(self, claim: Claim) -> Verdict:
         """Train, report every epoch, and settle the trial in the store.
@@ -119,7 +111,7 @@ class TrialRunner:
         except ClaimLostError as lost:
             return Verdict("LOST", reason=str(lost))
         if verdict.state == "FAIL":
-            self.steps.let_go()  # here, where the error no longer holds the net
+            self.trainers.steps.let_go()  # here, where the error no longer holds the net
         return verdict
 
     def _train(self, claim: Claim) -> Verdict:
@@ -174,11 +166,7 @@ class TrialRunner:
 
     def _trainer(self, claim: Claim, config: RunConfig, state: dict[str, Any] | None) -> Trainer:
         """The trial's training, from its start or from a saved state."""
-        seeds = TrialSeeds.of(self.config.study.seed, claim.seed)
-        model = build_seeded(config, self.data, seeds.init)
-        structure = Structure.of(config).widened(self.needs)
-        shared = self.steps.get(config.model, model, config, structure)
-        trainer = Trainer(model, self.data, config, config.study.metric, seeds, shared)
+        trainer = self.trainers.make(config, claim.seed)
         if state is None:
             return trainer
         try:
@@ -258,13 +246,6 @@ class TrialRunner:
             time_ms=now_ms(),
             tags={**claim.tags, **resumed},
         )
-
-
-def build_seeded(config: RunConfig, data: DeviceData, seed: int | None = None) -> nn.Module:
-    """The network of these settings for this data, initialised from `seed`."""
-    if seed is not None:
-        torch.manual_seed(seed)
-    return build_model(config.model, config.regularization, data.image_shape, data.num_classes)
 
 
 def failure_reason(error: Exception) -> str:

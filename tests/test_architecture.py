@@ -27,19 +27,20 @@ LAYERS = [
     {"study/claim", "study/trials"},
     {"study/ledger"},
     {"study/followup"},
-    {"calibration", "exported_model", "study/record", "judging"},
+    {"calibration", "exported_model", "study/record", "judging", "trainers"},
     {"study/warm_start"},
     {"analysis"},
     {"registry", "finalists", "readings"},
-    {"ablation", "transfer"},
+    {"ablation", "transfer", "report/curves"},
+    {"report/figures"},
     {"trial", "mirroring"},
     {"evaluation", "workers", "registration"},
-    {"coordinator"},
+    {"coordinator", "recorded_trial"},
     {"workforce"},
     {"followups"},
     {"final"},
     {"status", "search", "revisit"},
-    {"sync", "doctor"},
+    {"sync", "doctor", "reproduction"},
     {"report"},
     {"cli"},
     {"__main__"},
@@ -124,4 +125,9 @@ def test_the_help_page_needs_no_settings() -> None:
     ],
 )
 def test_reading_a_space_file_imports_nothing_heavy(statement: str) -> None:
-    assert imported(statement, {"torch", "torchvision", "mlflow", "optuna", "sklearn"}) == "[]"
+    assert (
+        imported(
+            statement, {"torch", "torchvision", "mlflow", "optuna", "sklearn", "plotly", "jinja2"}
+        )
+        == "[]"
+    )

@@ -28,10 +28,11 @@ from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
 from pipeline.study.store import REASON
+from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import NonFiniteLossError, Trainer
 from pipeline.training.metrics import SCORES
-from pipeline.trial import TrialRunner, build_seeded, failure_reason
+from pipeline.trial import TrialRunner, failure_reason
 from pipeline.weights import WeightStore
 from tests.spaces import tiny_config
 

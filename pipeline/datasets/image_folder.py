@@ -45,11 +45,10 @@ class ImageFolderSettings(DataSettings):
     ) -> tuple[ImageSet, tuple[str, ...]]:
         classes = _class_folders(self._folder("train"), at_least=2)
         files = {"train": _list_images(self._folder("train"), classes)}
-        if self.has_test_split():
+        if split == "test":  # to list its folders is to read its labels
             test_classes = _class_folders(self._folder("test"), at_least=1)
             _check_test_classes(test_classes, classes, self._folder("test"))
-            if split == "test":
-                files["test"] = _list_images(self._folder("test"), test_classes)
+            files["test"] = _list_images(self._folder("test"), test_classes)
 
         def num_channels() -> int:
             if self.channels == "auto":
@@ -86,7 +85,7 @@ def _class_folders(folder: Path, *, at_least: int) -> list[str]:
 
 
 def _check_test_classes(test_classes: list[str], classes: list[str], folder: Path) -> None:
-    """By the names of the folders alone: what is in them is for the evaluation."""
+    """By the names of the folders, before any image is decoded."""
     unknown = sorted(set(test_classes) - set(classes))
     if unknown:
         raise UserError(

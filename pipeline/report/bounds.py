@@ -32,7 +32,7 @@ def bounds_report(report: BoundsReport, written: Path | None) -> RenderableType:
 def _row(report: BoundsReport, path: str, one: Importance | None) -> list[str]:
     findings = [found for found in report.findings if found.path == path]
     share = "-" if one is None else f"{one.share:.0%}"
-    words = "; ".join(map(_sentence, findings)) or "fine"
+    words = "; ".join(map(sentence, findings)) or "fine"
     return [path, values_of(report.config.search[path]), share, _matters(one), words]
 
 
@@ -43,7 +43,8 @@ def _matters(one: Importance | None) -> str:
     return f"{'yes' if one.matters else 'no'} ({p_value})"
 
 
-def _sentence(found: BoundsFinding) -> str:
+def sentence(found: BoundsFinding) -> str:
+    """What was found and what becomes of the setting next."""
     if found.fixed is not None:
         return f"{found.text} → fixed at {spell(found.fixed)}"
     if found.entry is not None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pipeline.errors import redact
 from pipeline.report.summary import taken_over
-from pipeline.status import RunningTrial, StudyStatus
+from pipeline.status import FollowUpStatus, RunningTrial, StudyStatus
 from pipeline.sync import Synced
 from pipeline.tracking import Finding
 from pipeline.words import duration
@@ -34,9 +34,18 @@ def _study(status: StudyStatus) -> list[RenderableType]:
         Text(f"  best {standing.metric}: {standing.best}"),
         Text(f"  on disk: {disk}", style="dim"),
     ]
-    if status.running:
-        parts.append(_running(status.running))
+    parts += [Text(f"  {_followup(one)}") for one in status.followups]
+    running = [*status.running, *(trial for one in status.followups for trial in one.running)]
+    if running:
+        parts.append(_running(running))
     return [*parts, Text("")]
+
+
+def _followup(status: FollowUpStatus) -> str:
+    counts = [f"{len(status.running)} running", f"{status.waiting} waiting"]
+    counts += [f"{status.failed} failed"] if status.failed else []
+    done = f"{status.complete} of {status.target} trainings done"
+    return f"{status.kind}: {done} ({', '.join(counts)})"
 
 
 def _running(trials: Sequence[RunningTrial]) -> Table:
@@ -44,7 +53,7 @@ def _running(trials: Sequence[RunningTrial]) -> Table:
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for trial in trials:
         heard = "its process is gone" if trial.is_dead else f"{duration(trial.heard_sec)} ago"
-        cells = (f"trial {trial.number}", str(trial.attempt), str(trial.epoch), trial.worker, heard)
+        cells = (trial.name, str(trial.attempt), str(trial.epoch), trial.worker, heard)
         table.add_row(*cells, style="yellow" if trial.is_dead else "")
     return table
 
@@ -64,7 +73,7 @@ def sync_report(results: Sequence[Synced]) -> RenderableType:
         head = "MLflow has all of it" if result.complete else "MLflow does not have all of it"
         style = "green" if result.complete else "yellow"
         lines.append(Text.assemble(f"{result.study}: ", (head, style), also))
-        lines += [Text(f"  {finding.text}") for finding in result.findings]
+        lines += [Text(f"  {redact(finding.text)}") for finding in result.findings]
         moved = [r.registered for r in result.registered if r.registered and r.registered.other]
         lines += [Text(f"  {taken_over(registered)}") for registered in moved]
         lines += [Text(f"  {redact(text)}", style="yellow") for text in _left(result)]

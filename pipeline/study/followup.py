@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.answers import Answers
 from pipeline.config.run_config import RunConfig
+from pipeline.errors import UserError
 from pipeline.settings import Scalar
 from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
@@ -24,6 +25,8 @@ from pipeline.study.trials import OVERRIDES, Values, overrides_of
 LABEL, GROUP, SEED, ANSWERS, WEIGHTS = (
     f"regsearch.{name}" for name in ("label", "group", "seed", "answers", "weight_statistics")
 )
+CHANGES = "regsearch.changes"
+"""Of a follow-up: how all of its points differ from the study's settings, by dotted path."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class FollowUp(Ledger):
     ) -> tuple[dict[str, Scalar], Values]:
         return overrides_of(frozen), self.params_of(frozen)
 
-    def _seed_of(self, trial: FrozenTrial) -> int | str:
+    def seed_of(self, trial: FrozenTrial) -> int | str:
         return str(trial.user_attrs[SEED])
 
 
@@ -147,6 +150,32 @@ def followup_kinds(store: Store, study: str) -> list[str]:
     prefix = followup_name(study, "")
     names = (s.study_name for s in store.get_all_studies())
     return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+def open_followup(ledger: Ledger, kind: str) -> FollowUp:
+    """The books of a follow-up that a study has, with the settings that it changed for all points.
+
+    Raises:
+        UserError: the study has no such follow-up.
+    """
+    name, kinds = ledger.config.study.name, followup_kinds(ledger.store, ledger.config.study.name)
+    if kind not in kinds:
+        raise UserError(
+            f"the study {name!r} has no {kind!r}",
+            where="--of",
+            rule=f"it has {', '.join(kinds) or 'no follow-up yet'}",
+            cure="name one of these, or leave it out for the trials of the search",
+        )
+    study_id = ledger.store.get_study_id_from_name(followup_name(name, kind))
+    changes = ledger.store.get_study_user_attrs(study_id).get(CHANGES, {})
+    return FollowUp(ledger.config.with_overrides(changes), ledger.store, kind)
+
+
+def open_followups(ledger: Ledger) -> list[FollowUp]:
+    """Those that have a training, by name: one that was killed before says nothing of itself."""
+    kinds = followup_kinds(ledger.store, ledger.config.study.name)
+    followups = [open_followup(ledger, kind) for kind in kinds]
+    return [followup for followup in followups if followup.trials()]
 
 
 def answers_of_trial(trial: FrozenTrial) -> Answers:

@@ -203,7 +203,7 @@ class Ledger(Trials):
             owner,
             attempt=frozen.user_attrs[ATTEMPT],
             name=self.name_of(frozen),
-            seed=self._seed_of(frozen),
+            seed=self.seed_of(frozen),
             overrides=overrides,
             params=params,
             baseline=frozen.user_attrs.get(BASELINE),
@@ -229,7 +229,8 @@ class Ledger(Trials):
         values = self.config.values() | overrides
         return overrides, {path: values[path] for path in sample} | overrides
 
-    def _seed_of(self, trial: FrozenTrial) -> int | str:
+    def seed_of(self, trial: FrozenTrial) -> int | str:
+        """What names a trial's streams of chance (see `seeding`)."""
         return trial.number
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:

@@ -19,8 +19,12 @@ def new_owner() -> str:
 
 def describe_owner(owner: str) -> str:
     """`host:pid`, for people."""
-    host, _, pid, *_ = owner.split("|")
-    return f"{host}:{pid}"
+    return f"{host_of(owner)}:{owner.split('|')[2]}"
+
+
+def host_of(owner: str) -> str:
+    """The name of the machine that the process ran on."""
+    return owner.partition("|")[0]
 
 
 def has_died(owner: str) -> bool:

@@ -44,9 +44,14 @@ def remember(
     ledger.fixed("artifacts", lambda: {"space.yaml": space.text, "settings.yaml": settings})
     ledger.fixed("dataset", lambda: dict(dataset))
     ledger.fixed("tags", lambda: dict(tags))
-    then, now = ledger.fixed("versions", versions), versions()
+    return changed_versions(ledger.fixed("versions", versions))
+
+
+def changed_versions(then: Mapping[str, str]) -> list[str]:
+    """What is of another version now than when a study began, a line each."""
+    now = versions()
     return [
-        f"{name} was {then.get(name)} when the study began, and is {now[name]}"
+        f"{name} was {then.get(name, 'unknown')} when the study began, and is {now[name]}"
         for name in now
         if then.get(name) != now[name]
     ]

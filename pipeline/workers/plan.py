@@ -63,6 +63,11 @@ def resolve_devices(device: str) -> tuple[str, ...]:
     return (device,)
 
 
+def device_name(device: str) -> str:
+    """What results are said to be from: a GPU's product name, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
 def make_plan(
     config: RunConfig,
     splits: Splits,

@@ -26,9 +26,9 @@ from pipeline.datasets import load_splits
 from pipeline.seeding import TrialSeeds
 from pipeline.study.store import ATTEMPT, HISTORY
 from pipeline.study.trials import OVERRIDES
+from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import Trainer
-from pipeline.trial import build_seeded
 from tests.faults.players import players
 from tests.faults.searches import (
     Search,

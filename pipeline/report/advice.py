@@ -1,0 +1,110 @@
+"""What to do, in a few sentences: from verdict, ablation, audit, bounds doctor and diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.finalists import best_training
+from pipeline.report.bounds import sentence
+from pipeline.report.evidence import Evidence
+from pipeline.report.page import Section
+from pipeline.report.sections.head import capital
+from pipeline.report.summary import plus_minus, points
+from pipeline.words import describe, short_name
+
+MAX_BOUNDS = 4
+
+
+def advice_section(evidence: Evidence) -> Section:
+    """The advice; nothing is advised on no evidence."""
+    found = tuple(advice(evidence))
+    missing = () if found else ("There is nothing to advise yet: no trial is complete.",)
+    source = "Each sentence is from a section below, where its figures and their source are."
+    return Section("advice", "Advice in words", points=found, missing=missing, source=source)
+
+
+def advice(evidence: Evidence) -> Iterator[str]:
+    """The most important first."""
+    yield from _of_verdict(evidence)
+    yield from _of_ablation(evidence)
+    yield from _of_diagnosis(evidence)
+    yield from _of_bounds(evidence)
+    if evidence.audit.num_audited:
+        yield f"Pruning: {evidence.audit.advice}."
+
+
+def _of_verdict(evidence: Evidence) -> Iterator[str]:
+    verdict = evidence.verdict
+    if verdict is None:
+        return
+    winner = verdict.winner
+    if not evidence.is_final:
+        yield (
+            f"Don't trust the score of {winner.name} yet: it is the best of many, which flatters "
+            "it. Let the finalists be trained with fresh seeds."
+        )
+        return
+    if winner.baseline == "unregularized":
+        yield "Train without regularization: nothing that was searched did better on new images."
+    elif winner.baseline:
+        yield "Keep your usual recipe: nothing that was searched did better on new images."
+    else:
+        yield f"Use the settings of {winner.name}: {describe(winner.trial.params)}."
+    tied = [f.name for f in verdict.finalists if verdict.is_tied(f)]
+    if tied:
+        yield (
+            f"{capital(', '.join(tied))} may be as good as the winner: prefer the simplest of "
+            "these, or let more seeds (`finalists.seeds`) and more selection images decide."
+        )
+    flattered = [f for f in verdict.finalists if f.optimism and f.selection]
+    worst = max(flattered, key=lambda f: f.optimism or 0.0, default=None)
+    if worst and worst.optimism and worst.selection and worst.optimism > worst.selection[1]:
+        yield (
+            f"Judge by the selection images and not by the search: it flattered {worst.name} by "
+            f"{points(verdict.judged, worst.optimism)[1:]}."
+        )
+
+
+def _of_ablation(evidence: Evidence) -> Iterator[str]:
+    found = evidence.ablation
+    if found is None:
+        return
+    unclear = []
+    for effect in found.effects:
+        if effect.within is None:
+            continue
+        gain, half = effect.within
+        name = describe({effect.path: effect.value})
+        size = f"{points(found.judged, abs(gain))[1:]} {plus_minus(found.judged, half)}"
+        if gain > half:
+            yield f"Keep {name}: without it {found.reference} loses {size}."
+        elif -gain > half:
+            yield f"Leave {name} out: without it {found.reference} gains {size}."
+        else:
+            unclear.append(short_name(effect.path))
+    if unclear:
+        names = ", ".join(unclear)
+        yield f"Whether {names} helps {found.reference} can't be told on these images."
+
+
+def _of_diagnosis(evidence: Evidence) -> Iterator[str]:
+    """Of the winner; the training that is registered, where it was trained again."""
+    if evidence.verdict is None:
+        return
+    winner = evidence.verdict.winner
+    trial = best_training(winner, evidence.metric) if winner.trainings else winner.trial
+    found = evidence.diagnosis(trial)
+    if found is not None:
+        yield f"The winner is {found.word}: {found.advice}."
+
+
+def _of_bounds(evidence: Evidence) -> Iterator[str]:
+    report = evidence.bounds
+    if report is None:
+        return
+    telling = [found for found in report.findings if found.kind != "too_few"]
+    for found in telling[:MAX_BOUNDS]:
+        yield f"{short_name(found.path)}: {sentence(found)}."
+    if report.is_changed and report.next.entries:
+        name = evidence.ledger.config.study.name
+        yield f"Search on with better bounds: `regsearch bounds {name}` writes the space file."

@@ -1,0 +1,140 @@
+"""Where in MLflow a study's figures are, who has read the test split, and the report logged there.
+
+MLflow may be away: then there are no ids, and nothing else of the report is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import UserError, redact
+from pipeline.readings import Reading, recorded_readings
+from pipeline.study.ledger import Ledger
+from pipeline.tracking import connect
+from pipeline.tracking.finding import find_runs
+from pipeline.tracking.runs import study_identity, trials_identity
+
+ARTIFACT = "report.html"
+NO_RUN = "-"
+
+
+@dataclass(frozen=True)
+class ModelReading:
+    """A reading of the test split, of a version of the study's registered model."""
+
+    version: str
+    aliases: str
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What MLflow has of a study.
+
+    Attributes:
+        away: why MLflow could not be asked; empty where it could.
+        study: the run of the study; empty where there is none.
+        trials: number -> run.
+        followups: kind -> run.
+        trainings: kind -> number of a training -> run.
+        versions: of the registered model, as many as come from this study.
+    """
+
+    client: MlflowClient | None = None
+    away: str = ""
+    study: str = ""
+    trials: Mapping[int, str] = field(default_factory=dict)
+    followups: Mapping[str, str] = field(default_factory=dict)
+    trainings: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    versions: int = 0
+    readings: tuple[ModelReading, ...] = ()
+
+    def of_trial(self, number: int) -> str:
+        """The run of a trial of the search."""
+        return self.trials.get(number, NO_RUN)
+
+    def of_training(self, kind: str, number: int) -> str:
+        """The run of a training of a follow-up."""
+        return self.trainings.get(kind, {}).get(number, NO_RUN)
+
+    def of_followup(self, kind: str) -> str:
+        return self.followups.get(kind, "")
+
+
+def find_sources(ledger: Ledger, followups: Mapping[str, Ledger]) -> Sources:
+    """The runs of a study and of its follow-ups, and the readings of its registered model."""
+    try:
+        return _find(connect(create=False), ledger, followups)
+    except UserError as error:
+        return Sources(away=error.what)
+    except (MlflowException, OSError) as error:
+        return Sources(away=redact(str(error)).partition("\n")[0])
+
+
+def log_report(sources: Sources, html: str) -> str:
+    """Log the report on the study's run; why it could not be, else empty."""
+    if sources.away or sources.client is None:
+        return sources.away or "MLflow was not asked"
+    if not sources.study:
+        return "MLflow has no run of the study; `regsearch sync` makes it"
+    try:
+        sources.client.log_text(sources.study, html, ARTIFACT)
+    except (MlflowException, OSError) as error:
+        return redact(str(error)).partition("\n")[0]
+    return ""
+
+
+def _find(client: MlflowClient, ledger: Ledger, followups: Mapping[str, Ledger]) -> Sources:
+    experiment = client.get_experiment_by_name(ledger.config.study.name)
+    if experiment is None:
+        return Sources(client)
+    place = str(experiment.experiment_id)
+    study = _run(client, place, study_identity(ledger.uuid))
+    if not study:
+        return Sources(client)
+    found = {
+        kind: _run(client, place, study_identity(followup.uuid, kind, study))
+        for kind, followup in followups.items()
+    }
+    trials = _trials(client, place, study)
+    trainings = {kind: _trials(client, place, run) for kind, run in found.items() if run}
+    runs = {*trials.values(), *(run for of_kind in trainings.values() for run in of_kind.values())}
+    versions, readings = _readings(client, ledger.config.registry.model_name, runs)
+    return Sources(client, "", study, trials, found, trainings, versions, readings)
+
+
+def _run(client: MlflowClient, experiment: str, identity: Mapping[str, str]) -> str:
+    runs = find_runs(client, experiment, identity)
+    return str(runs[0].info.run_id) if runs else ""
+
+
+def _trials(client: MlflowClient, experiment: str, parent: str) -> dict[int, str]:
+    """By number; of several runs of a trial the oldest, as everywhere."""
+    found: dict[int, str] = {}
+    for run in find_runs(client, experiment, trials_identity(parent)):
+        number = run.data.tags.get("regsearch.trial", "")
+        if number.isdecimal():
+            found.setdefault(int(number), str(run.info.run_id))
+    return found
+
+
+def _readings(
+    client: MlflowClient, name: str, runs: set[str]
+) -> tuple[int, tuple[ModelReading, ...]]:
+    """How many versions of a model these runs have, and the readings on record of them."""
+    versions = [v for v in client.search_model_versions(f"name = '{name}'") if v.run_id in runs]
+    aliases = dict(client.get_registered_model(name).aliases) if versions else {}
+    found = [
+        ModelReading(str(version.version), _aliases(aliases, version.version), reading)
+        for version in versions
+        for reading in recorded_readings(client, version)
+    ]
+    return len(versions), tuple(sorted(found, key=lambda one: one.reading.when))
+
+
+def _aliases(aliases: Mapping[str, object], version: object) -> str:
+    return ", ".join(sorted(name for name, v in aliases.items() if str(v) == str(version))) or "-"
