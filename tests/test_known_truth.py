@@ -11,12 +11,14 @@ The seeds are others than those by which the code and its levels were chosen (1 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import pytest
 
-from tests.surrogate import HARMFUL, HELPFUL, IDLE, SPACE, World
+from tests.surrogate import HARMFUL, HELPFUL, IDLE, NUM_IMAGES, PLAIN, SPACE, World
 from tests.truths import (
     Pruning,
     Story,
@@ -98,6 +100,15 @@ def test_nine_of_ten_intervals_hold_the_truth(stories: list[Story]) -> None:
     for said in (Story.gains, Story.worths):
         held = [abs(gain - true) <= half for s in stories for gain, half, true in said(s)]
         assert sum(held) >= 0.9 * len(held), (said, sum(held), len(held))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_intervals_are_as_narrow_as_pairs_allow(stories: list[Story]) -> None:
+    """Half as wide, in the middle, as those of nets that were asked about other images each."""
+    unpaired = 1.96 * math.sqrt(2 * PLAIN * (1 - PLAIN) / NUM_IMAGES)
+    for said in (Story.gains, Story.worths):
+        assert median(half for s in stories for _, half, _ in said(s)) < unpaired / 2
 
 
 @pytest.mark.slow
