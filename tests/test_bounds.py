@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -18,7 +19,7 @@ from pipeline.analysis.entries import cut, widened
 from pipeline.analysis.evidence import edge, poor_choices, ruinous_part
 from pipeline.analysis.importance import importance
 from pipeline.analysis.next_search import NextSearch, settled
-from pipeline.analysis.ranking import num_top, ranks, searched_trials
+from pipeline.analysis.ranking import badness, num_top, ranks, searched_trials
 from pipeline.config import RunConfig
 from pipeline.config.search_space import CategoricalEntry, FloatEntry, IntEntry
 from pipeline.errors import UserError
@@ -110,6 +111,32 @@ def test_pruned_trials_rank_behind_the_median_and_the_top_of_the_complete_ones()
     assert ranks(upward, "maximize") == pytest.approx([-0.5, -1 / 6, 0.5, 1 / 6])
 
 
+def test_pruned_trials_are_compared_by_what_others_gained_from_there_on() -> None:
+    """0.5 after an epoch is more than 0.6 after two, where others gain 0.2 an epoch."""
+    complete = [learning(0.3 + i / 10, 0.5 + i / 10, 0.7 + i / 10) for i in range(3)]
+    early, late = learning(0.25, pruned=True), learning(0.1, 0.4, pruned=True)
+    worst_first = np.argsort(-ranks([*complete, early, late], "maximize"))
+    assert worst_first.tolist() == [4, 3, 0, 1, 2]
+
+
+def test_chance_weighs_little_beside_ruin_and_ruin_is_tamed() -> None:
+    """Deviations of 0, 1, 2, 3 from the middle, and 1,000: asinh(1000 / 2) is 6.9."""
+    found = badness([trial(value) for value in (7, 8, 9, 10, 11, 12, 1010)], "minimize")
+    assert found == pytest.approx(np.arcsinh([-1.5, -1, -0.5, 0, 0.5, 1, 500]))
+    upward = badness([trial(value) for value in (-7, -8, -9, -10, -11, -12, -1010)], "maximize")
+    assert upward == pytest.approx(found)
+    diverged = badness([trial(1), trial(2), trial(4), trial(float("inf"))], "minimize")
+    assert diverged == pytest.approx([np.arcsinh(-1), 0, np.arcsinh(2), np.arcsinh(2) + 1])
+    assert badness([trial(1.0), trial(1.0)], "minimize").tolist() == [0, 0]
+
+
+def learning(*curve: float, pruned: bool = False) -> FrozenTrial:
+    """A trial with a curve."""
+    found = trial(curve[-1] if pruned else max(curve), pruned=pruned)
+    found.intermediate_values = dict(enumerate(curve, start=1))
+    return found
+
+
 def test_equals_share_a_rank_and_a_trial_that_diverged_is_last() -> None:
     found = ranks([trial(0.5), trial(0.5), trial(float("inf")), trial(0.1)], "minimize")
     assert found == pytest.approx([0, 0, 0.5, -0.5])
@@ -177,9 +204,9 @@ def test_a_ruinous_part_begins_where_the_last_good_trial_ends() -> None:
     dim = model.dims[0]
     adjusted = model.adjusted(dim)
     # Trial 28, the first bad one, lies at 28.5 / 40; 12 of 40 are in the part.
-    assert ruinous_part(dim, adjusted, model.ranks, "high", 0.5) == (pytest.approx(0.7125), 12)
-    assert ruinous_part(dim, adjusted, model.ranks, "low", 0.5) is None
-    assert ruinous_part(dim, adjusted, model.ranks, "high", 0.15) is None
+    assert ruinous_part(dim, adjusted, model.badness, "high", 0.5) == (pytest.approx(0.7125), 12)
+    assert ruinous_part(dim, adjusted, model.badness, "low", 0.5) is None
+    assert ruinous_part(dim, adjusted, model.badness, "high", 0.15) is None
 
 
 def test_choices_that_are_never_in_the_better_half() -> None:

@@ -2,10 +2,10 @@
 
 A sampler that learns draws several settings from narrow regions at once, and better trials later.
 So a setting without any effect goes along with those that have one, and shuffling its values alone
-takes it for important (in ten of fifteen studies of 60 trials drawn by independent TPE). Hence the
-ranks are explained by all settings together, as a sum of one curve a setting, and a setting is
-looked at with the other curves taken off (partial residuals; Hastie & Tibshirani, Generalized
-Additive Models, 1990).
+takes it for important (in ten of fifteen studies of 60 trials drawn by independent TPE). Hence how
+bad the trials were is explained by all settings together, as a sum of one curve a setting, and a
+setting is looked at with the other curves taken off (partial residuals; Hastie & Tibshirani,
+Generalized Additive Models, 1990).
 """
 
 from __future__ import annotations
@@ -87,10 +87,14 @@ def _basis(distribution: Distribution, positions: Floats) -> Floats:
 
 
 class AdditiveModel:
-    """Ranks as a sum of curves, one a setting, by ridge regression."""
+    """How bad trials were as a sum of curves, one a setting, by ridge regression.
 
-    def __init__(self, dims: Sequence[Dimension], ranks: Floats) -> None:
-        self.dims, self.ranks = dims, ranks
+    Args:
+        badness: (N,), see `ranking.badness`.
+    """
+
+    def __init__(self, dims: Sequence[Dimension], badness: Floats) -> None:
+        self.dims, self.badness = dims, badness
         self._solver = _solver(np.hstack([dim.basis for dim in dims]))
         ends = np.cumsum([dim.basis.shape[1] for dim in dims])
         self._parts = dict(
@@ -99,37 +103,37 @@ class AdditiveModel:
 
     def curve(self, dim: Dimension) -> Floats:
         """Of a setting: (KNOTS,) or (choices,), how bad each point of it is, up to a constant."""
-        return np.asarray(self._parts[dim.path] @ self.ranks)
+        return np.asarray(self._parts[dim.path] @ self.badness)
 
-    def adjusted(self, dim: Dimension, ranks: Floats | None = None) -> Floats:
-        """(N,), the ranks with the curves of all other settings taken off."""
-        given = self.ranks if ranks is None else ranks
+    def adjusted(self, dim: Dimension, badness: Floats | None = None) -> Floats:
+        """(N,), the badness with the curves of all other settings taken off."""
+        given = self.badness if badness is None else badness
         others = (d for d in self.dims if d.path != dim.path)
         return np.asarray(given - sum(d.basis @ (self._parts[d.path] @ given) for d in others))
 
-    def explained(self, dim: Dimension, ranks: Floats) -> float:
+    def explained(self, dim: Dimension, badness: Floats) -> float:
         """The sum of squares of a setting's curve over the trials, over that which is left."""
-        fitted = dim.basis @ (self._parts[dim.path] @ ranks)
-        left = self.adjusted(dim, ranks) - fitted
+        fitted = dim.basis @ (self._parts[dim.path] @ badness)
+        left = self.adjusted(dim, badness) - fitted
         return float(fitted @ fitted) / max(float(left @ left), 1e-12)
 
     def without_effect(self, dim: Dimension, count: int) -> Iterator[Floats]:
-        """Ranks as they might be if a setting did nothing: `count` draws, the same each time.
+        """The badness as it might be if a setting did nothing: `count` draws, the same each time.
 
         The others' fit stays, and what it leaves is shuffled (Freedman & Lane 1983,
         https://doi.org/10.1080/07350015.1983.10509354).
         """
         rest = [d.basis for d in self.dims if d.path != dim.path]
-        fitted = np.zeros_like(self.ranks)
+        fitted = np.zeros_like(self.badness)
         if rest:
             columns = np.hstack(rest)
-            fitted = columns @ (_solver(columns) @ self.ranks)
-        residual, chance = self.ranks - fitted, np.random.default_rng(0)
+            fitted = columns @ (_solver(columns) @ self.badness)
+        residual, chance = self.badness - fitted, np.random.default_rng(0)
         for _ in range(count):
             yield fitted + chance.permutation(residual)
 
 
 def _solver(columns: Floats) -> Floats:
-    """(K, N): from ranks to coefficients."""
+    """(K, N): from badness to coefficients."""
     gram = columns.T @ columns + RIDGE * np.eye(columns.shape[1])
     return np.asarray(np.linalg.solve(gram, columns.T))

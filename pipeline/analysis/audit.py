@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
@@ -28,6 +28,9 @@ class FalsePrune:
         epoch: when the pruner first wanted to, from 1.
         value: the metric at its best epoch.
         is_best: it ended better than the best of the others.
+        is_costly: it ended better than three quarters of the others. A trial that is a little
+            better than the median is one that the pruner may well drop: where curves are fair too,
+            chance puts some of those that it drops there.
         doubtful_until: the last epoch at which it looked like one to stop (see `audit`); 0: never.
     """
 
@@ -35,6 +38,7 @@ class FalsePrune:
     epoch: int
     value: float
     is_best: bool
+    is_costly: bool
     doubtful_until: int
 
 
@@ -113,13 +117,17 @@ def _false_prunes(
     metric = config.study.metric
     if not others:
         return []
-    middle, best = median(map(value_of, others)), _best(others, metric)
+    values = sorted(map(value_of, others))
+    middle, best = median(values), _best(others, metric)
+    quarters = quantiles(values, method="inclusive") if len(values) > 1 else values
+    upper = quarters[-1] if direction(metric) == "maximize" else quarters[0]
     return [
         FalsePrune(
             number=trial.number,
             epoch=would_prune(trial) or 0,
             value=value_of(trial),
             is_best=is_better(metric, value_of(trial), best),
+            is_costly=is_better(metric, value_of(trial), upper),
             doubtful_until=_doubtful_until(trial, others, config.study.pruner, metric),
         )
         for trial in sorted(audited, key=lambda trial: trial.number)
@@ -189,8 +197,10 @@ def _advice(
         return f"none of the {wanted} trials that the pruner wanted to stop was audited"
     if not found:
         return f"no false prune among {num_audited} audited of {wanted} that the pruner would stop"
-    until = max(prune.doubtful_until for prune in found)
     head = f"{len(found)} false prune{'s' * (len(found) > 1)} among {num_audited} audited"
+    if not any(prune.is_costly for prune in found):
+        return f"{head}, but none in the best quarter: pruning cost little"
+    until = max(prune.doubtful_until for prune in found)
     return f"{head}: {_remedy(until, config)}"
 
 

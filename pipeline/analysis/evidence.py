@@ -1,7 +1,7 @@
 """What the trials say of one setting's range: where the best are, and which part is ruinous.
 
-Positions are those of `Dimension`, from 0 at the low bound to 1 at the high one. `adjusted` are the
-ranks with the other settings' effects taken off (see `additive`), low is good.
+Positions are those of `Dimension`, from 0 at the low bound to 1 at the high one. `adjusted` is how
+bad trials were with the other settings' effects taken off (see `additive`), low is good.
 """
 
 from __future__ import annotations

