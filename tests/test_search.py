@@ -285,7 +285,7 @@ def test_a_finalist_whose_weights_are_gone_is_told_and_the_others_are_kept(
         path.unlink()
     again, printed = search(workspace)
     problems = {entry.alias: entry.problem for entry in again.registered}
-    assert "FileNotFoundError" in problems[baseline.name]
+    assert "the weights of trial 0 were not kept" in problems[baseline.name]
     assert problems["champion"] == ""
     assert f"the {baseline.name} is not registered: FileNotFoundError" in printed
 
