@@ -6,7 +6,7 @@ in pairs. The winner itself is trained again too: it was chosen for its seeds' l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.answers import Judged, higher_is_better, judged_by
+from pipeline.answers import Gain, Judged, gain_of, judged_by
 from pipeline.config import RunConfig
 from pipeline.config.run_config import off_values
 from pipeline.config.search_space import same
@@ -25,7 +25,7 @@ from pipeline.finalists import finalist_name, verdict
 from pipeline.settings import Scalar
 from pipeline.statistics import crossed_mean
 from pipeline.study.baselines import STRENGTH, baselines
-from pipeline.study.followup import SEED, FollowUp, Point, answers_of_trial, followup_kinds
+from pipeline.study.followup import SEED, FollowUp, Point, answers_of_trial, find_followup
 from pipeline.study.ledger import Ledger
 from pipeline.study.trials import overrides_of
 from pipeline.words import short_name
@@ -34,8 +34,6 @@ KIND = "ablation"
 AUGMENTATION = "augmentation."
 NO_PART = "augmentation.randaugment_magnitude"  # without it is without RandAugment's operations
 
-Gain = tuple[float, float]
-"""By how much something is better, and half the width of the 95 % interval."""
 Scores = npt.NDArray[np.float64]
 
 
@@ -240,12 +238,9 @@ def design(ledger: Ledger) -> Design:
     Raises:
         UserError: the study has no winner yet, or no trial that regularizes.
     """
-    trials = {trial.number: trial for trial in ledger.trials()}
-    ledger.recorded("winner")
-    decided = None
-    if FINALISTS in followup_kinds(ledger.store, ledger.config.study.name):
-        decided = verdict(ledger, FollowUp(ledger.config, ledger.store, FINALISTS))
-    winner = trials[int(ledger.recorded("winner"))]
+    winner = ledger.trials()[int(ledger.recorded("winner"))]
+    finalists = find_followup(ledger, FINALISTS)
+    decided = None if finalists is None else verdict(ledger, finalists)
     ranked = (
         [winner, *ledger.ranked()]
         if decided is None
@@ -265,10 +260,8 @@ def design(ledger: Ledger) -> Design:
 
 def read_ablation(ledger: Ledger) -> Ablation | None:
     """What the trainings say that there are; None where no ablation was begun."""
-    name = ledger.config.study.name
-    if KIND not in followup_kinds(ledger.store, name):
-        return None
-    return ablation(design(ledger), FollowUp(ledger.config, ledger.store, KIND))
+    followup = find_followup(ledger, KIND)
+    return None if followup is None else ablation(design(ledger), followup)
 
 
 def ablation(plan: Design, followup: FollowUp) -> Ablation:
@@ -281,10 +274,9 @@ def ablation(plan: Design, followup: FollowUp) -> Ablation:
         groups = [plan.group(overrides, *paths) for _, overrides, paths in terms]
         if not all(group in scores for group in groups):
             return None
-        sign = 1 if higher_is_better(judged) else -1
-        factors = [sign * factor for factor, _, _ in terms]
+        factors = [factor for factor, _, _ in terms]
         total = sum(f * scores[g] for f, g in zip(factors, groups, strict=True))
-        return crossed_mean(np.asarray(total))
+        return gain_of(crossed_mean(np.asarray(total)), judged)
 
     winner, nothing = (dict(plan.overrides), ()), (plan.alone(), ())
 
@@ -341,8 +333,3 @@ def _scores(plan: Design, followup: FollowUp) -> tuple[dict[str, Scores], list[s
 
 def _of_images(training: Any) -> Scores:
     return answers_of_trial(training).scores.astype(np.float64)
-
-
-def pair_names(pairs: Sequence[tuple[str, str]]) -> str:
-    """Pairs in words."""
-    return ", ".join(f"{short_name(a)} with {short_name(b)}" for a, b in pairs)

@@ -28,6 +28,16 @@ def judged_by(metric: str) -> Judged:
     return _JUDGED.get(metric, "accuracy")
 
 
+Gain = tuple[float, float]
+"""By how much something is better, and half the width of the 95 % interval."""
+
+
+def gain_of(difference: tuple[float, float], judged: Judged) -> Gain:
+    """A difference of means, with half the width of its interval, such that positive is better."""
+    mean, half = difference
+    return (mean if higher_is_better(judged) else -mean), half
+
+
 def higher_is_better(judged: Judged) -> bool:
     """Whether more of it is better: of accuracies."""
     return judged.endswith("accuracy")

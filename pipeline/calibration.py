@@ -23,6 +23,8 @@ from pipeline.training.engine import Engine
 from pipeline.training.loop import Trainer
 from pipeline.training.precision import resolve_precision
 
+CALIBRATIONS = {"cpu": "regsearch.calibration", "cuda": "regsearch.gpu_calibration"}
+"""Which attribute of a study has what was measured: it may go on on another device."""
 ROUNDS = 3
 ROUND_SEC = 0.15
 SHARING = 0.85
@@ -59,6 +61,13 @@ class Calibration:
 
     def to_dict(self) -> dict[str, int | str]:
         return asdict(self)
+
+
+def measured_for(attrs: Mapping[str, Any], device: str) -> Mapping[str, Any] | None:
+    """A study's calibration, of its attributes, for `cpu`, `cuda` or `cuda:i`; where it has none
+    for such a device, the one that it has."""
+    own = CALIBRATIONS[device.partition(":")[0]]
+    return next((attrs[key] for key in (own, *CALIBRATIONS.values()) if key in attrs), None)
 
 
 def as_trained(config: RunConfig, measured: Mapping[str, Any] | None) -> RunConfig:

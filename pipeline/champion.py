@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.answers import Gain
 from pipeline.nets import Nets
-
-Gain = tuple[float, float]
-"""By how much something is better, and half the width of its 95 % interval."""
 
 
 @dataclass(frozen=True, eq=False)

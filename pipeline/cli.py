@@ -34,6 +34,7 @@ SpaceFile = Annotated[
 StudyName = Annotated[
     str | None, typer.Argument(metavar="STUDY", help="A study's name; all of them without it.")
 ]
+OneStudy = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option(
@@ -192,7 +193,7 @@ def doctor(
 
 @app.command()
 def bounds(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
+    study: OneStudy,
     out: Annotated[
         Path | None,
         typer.Option(metavar="SPACE.next.yaml", help="Where to write; else STUDY.next.yaml."),
@@ -219,7 +220,7 @@ def bounds(
 
 @app.command()
 def report(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
+    study: OneStudy,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="Where to write; else STUDY.report.html."),
@@ -237,7 +238,7 @@ def report(
 
 @app.command()
 def reproduce(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
+    study: OneStudy,
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.", min=0)],
     of: Annotated[
         str,
@@ -249,8 +250,6 @@ def reproduce(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Train a trial again from its record, and tell how far the curve is from the recorded one."""
-    # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from pipeline.progress import LogView
     from pipeline.recorded_trial import find_record
     from pipeline.report.reproduction import epoch_line, record_line, reproduction_report
@@ -267,7 +266,7 @@ def reproduce(
 
 @app.command()
 def ablate(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.")],
+    study: OneStudy,
     seeds: Annotated[
         int, typer.Option(help="Fresh seeds that each variant is trained with.", min=1, max=50)
     ] = 3,
@@ -335,8 +334,6 @@ def schema() -> None:
 @contextmanager
 def _stoppable(console: Console) -> Iterator[None]:
     """What trains, and may be interrupted at any time."""
-    # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         with interruptible():
             yield
@@ -361,6 +358,8 @@ def _workers(text: str) -> int | None:
 def main() -> None:
     """The entry point: turns what is raised into a message and an exit code."""
     hide_arguments()
+    # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except UserError as error:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial
 
-from pipeline.answers import Answers, Judged, higher_is_better, judged_by
+from pipeline.answers import Answers, Gain, Judged, gain_of, higher_is_better, judged_by
 from pipeline.statistics import crossed_mean, paired_seeds
 from pipeline.study.baselines import BASELINES
 from pipeline.study.followup import FollowUp, Point, answers_of_trial
@@ -76,13 +76,12 @@ class Finalist:
         gap = self.search_score - self.selection[0]
         return gap if higher_is_better(self.judged) else -gap
 
-    def gain_over(self, other: Finalist) -> tuple[float, float] | None:
+    def gain_over(self, other: Finalist) -> Gain | None:
         """By how much it is better than another, and half the width of the 95 % interval: paired,
         seed by seed and image by image. None where one of the two was not scored."""
         if not self.answers or not other.answers:
             return None
-        difference, half = paired_seeds(self.scores, other.scores)
-        return (difference if higher_is_better(self.judged) else -difference), half
+        return gain_of(paired_seeds(self.scores, other.scores), self.judged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,9 +147,13 @@ class Verdict:
 
 def choose(ledger: Ledger) -> list[FrozenTrial]:
     """The best complete trials, and the baselines."""
-    best = ledger.ranked()[: ledger.config.finalists.count]
+    return with_baselines(ledger, ledger.ranked()[: ledger.config.finalists.count])
+
+
+def with_baselines(ledger: Ledger, best: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """These trials, and the baselines that are not among them."""
     baselines = [trial for name in BASELINES if (trial := ledger.baseline(name))]
-    return best + [b for b in baselines if b.number not in {t.number for t in best}]
+    return [*best, *(b for b in baselines if b.number not in {t.number for t in best})]
 
 
 def points(ledger: Ledger, kind: str = KIND) -> list[Point]:

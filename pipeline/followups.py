@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
@@ -24,6 +24,9 @@ from pipeline.study.ledger import Ledger
 from pipeline.tracking import Mirror
 from pipeline.workers.plan import Plan
 from pipeline.workforce import run_workers
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 FLUSH_SEC = 60.0
 
@@ -81,7 +84,11 @@ class Workshop:
             try:
                 log.put(StudyStarted(now_ms()))
                 as_planned = replace(plan, config=plan.config.with_overrides(changes or {}))
-                run_workers(followup, as_planned, self.storage, self.deadline, log, self.view)
+                given_up = run_workers(
+                    followup, as_planned, self.storage, self.deadline, log, self.view
+                )
+                if given_up:
+                    self.view.note(f"{kind}: too many failed in a row, the last with: {given_up}")
                 if keeps:
                     ledger.keep("has_news", True)  # until the champion is registered
                 status: StudyStatus = "FINISHED" if followup.is_over() else "KILLED"
@@ -110,12 +117,15 @@ def publish(
     followup: FollowUp,
     artifacts: Mapping[str, Mapping[str, Any]],
     metrics: Mapping[str, float],
+    figures: Mapping[str, Figure] | None = None,
 ) -> str:
     """Log what came of a follow-up on its run in MLflow; why it could not be, else empty."""
     try:
         run_id = mirror.followup_run_id(followup.uuid, followup.kind)
         for name, data in artifacts.items():
             mirror.client.log_dict(run_id, dict(data), name)
+        for name, figure in (figures or {}).items():
+            mirror.client.log_figure(run_id, figure, name)
         now = now_ms()
         mirror.client.log_batch(
             run_id, [Metric(name, value, now, 0) for name, value in metrics.items()]

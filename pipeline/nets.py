@@ -10,7 +10,7 @@ import numpy.typing as npt
 from optuna.trial import FrozenTrial
 from torch import nn
 
-from pipeline.answers import Answers, Judged, higher_is_better
+from pipeline.answers import Answers, Gain, Judged, gain_of
 from pipeline.config import RunConfig
 from pipeline.finalists import Finalist, best_training
 from pipeline.models.ensemble import Ensemble
@@ -55,13 +55,13 @@ class Nets:
         images alone."""
         return crossed_mean(self.answers.scores[None].astype(float)) if self.answers else None
 
-    def gain_over(self, scores: npt.NDArray[np.floating[Any]]) -> tuple[float, float] | None:
+    def gain_over(self, scores: npt.NDArray[np.floating[Any]]) -> Gain | None:
         """By how much they are better than other scores (N,) of the same images, in pairs, and half
         the width of the 95 % interval, over images alone; None where they were not scored."""
         if self.answers is None:
             return None
-        gain, half = crossed_mean((self.answers.scores.astype(float) - scores)[None])
-        return (gain if higher_is_better(self.judged) else -gain), half
+        difference = self.answers.scores.astype(float) - scores
+        return gain_of(crossed_mean(difference[None]), self.judged)
 
 
 def nets_of(finalist: Finalist, followup: FollowUp | None, metric: str) -> Nets:

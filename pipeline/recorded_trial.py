@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.calibration import Calibration, as_trained
+from pipeline.calibration import CALIBRATIONS, Calibration, as_trained, measured_for
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.events import EpochEnded
@@ -23,8 +22,6 @@ from pipeline.study.storage import open_storage
 from pipeline.study.store import HISTORY, OWNER, REASON
 from pipeline.study.trials import overrides_of
 from pipeline.workers.plan import device_name, resolve_devices
-
-CALIBRATIONS = {"cpu": "regsearch.calibration", "cuda": "regsearch.gpu_calibration"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def find_record(
     trial = _find_trial(books, number)
     epochs, notes = _recorded(books, trial)
     chosen = _choose_device(ledger, device)
-    measured = _measured(ledger, chosen)
+    measured = measured_for(ledger.study.user_attrs, chosen)
     return Record(
         name=f"{books.study_name}: {books.name_of(trial)}",
         config=as_trained(books.config, measured),
@@ -155,14 +152,6 @@ def _choose_device(ledger: Ledger, asked: str) -> str:
     """The device that is asked for; `auto` stays on the CPU with a study that began there."""
     began_on_cpu = _tags(ledger).get("regsearch.device") == "cpu"
     return resolve_devices("cpu" if asked == "auto" and began_on_cpu else asked)[0]
-
-
-def _measured(ledger: Ledger, device: str) -> Mapping[str, Any] | None:
-    """The study's calibration for such a device; where it has none, the one that it has."""
-    attrs = ledger.study.user_attrs
-    own = CALIBRATIONS[device.partition(":")[0]]
-    found = [attrs[key] for key in (own, *CALIBRATIONS.values()) if key in attrs]
-    return found[0] if found else None
 
 
 def _changes(ledger: Ledger, trial: FrozenTrial, device: str) -> list[str]:

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline.ablation import KIND, Ablation, ablation, design, pair_names
+from pipeline.ablation import KIND, Ablation, ablation, design
 from pipeline.datasets import load_splits
 from pipeline.errors import UserError
 from pipeline.finalists import KIND as FINALISTS
 from pipeline.followups import Workshop, publish
 from pipeline.mirroring import AWAY_SEC, open_mirror
 from pipeline.progress import View
-from pipeline.study.followup import FollowUp, followup_kinds
+from pipeline.report.figures.ablation import ablation_figure
+from pipeline.study.followup import FollowUp, find_followup
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import recall
 from pipeline.study.storage import open_storage
@@ -26,6 +27,7 @@ from pipeline.transfer import (
     transfer_changes,
     transfer_points,
 )
+from pipeline.words import short_name
 from pipeline.workers.plan import make_plan, resolve_devices
 
 
@@ -71,7 +73,7 @@ def ablate(
         KeyboardInterrupt: when interrupted; the running trainings were given back.
     """
     with _taken_up(study, means, view) as (shop, num_train):
-        if transfer and FINALISTS not in followup_kinds(shop.ledger.store, study):
+        if transfer and find_followup(shop.ledger, FINALISTS) is None:
             raise UserError(
                 f"{study!r} has no finalists to check",
                 where="--transfer",
@@ -83,18 +85,25 @@ def ablate(
         followup = shop.train(KIND, plan.points(seeds))
         strongest = ablation(plan, followup).strongest_pairs(pairs)
         if strongest and followup.is_over():
-            view.note(f"pairs: {pair_names(strongest)}")
+            named = (f"{short_name(one)} with {short_name(other)}" for one, other in strongest)
+            view.note(f"pairs: {', '.join(named)}")
             followup = shop.train(KIND, plan.points(seeds, strongest))
         found = ablation(plan, followup)
         unlogged = publish(
-            shop.mirror, followup, {"ablation.json": found.to_json()}, found.metrics()
+            shop.mirror,
+            followup,
+            {"ablation.json": found.to_json()},
+            found.metrics(),
+            {"ablation.html": ablation_figure(found)},
         )
         trained = [followup, *(_transfers(shop, num_train) if transfer else [])]
         transfers = read_transfers(shop.ledger)
         for each in transfers:
             checked = next((f for f in trained if f.kind == each.kind), None)
             if checked is not None:
-                publish(shop.mirror, checked, {"transfer.json": each.to_json()}, {})
+                unlogged = unlogged or publish(
+                    shop.mirror, checked, {"transfer.json": each.to_json()}, {}
+                )
     return Ablated(found, transfers, not all(f.is_over() for f in trained), unlogged)
 
 

@@ -10,10 +10,9 @@ from pipeline.answers import judged_by
 from pipeline.champion import Champion, Refit
 from pipeline.config import RunConfig
 from pipeline.errors import redact
-from pipeline.finalists import Finalist, Verdict, finalist_name
+from pipeline.finalists import Finalist, Verdict, finalist_name, with_baselines
 from pipeline.judging import Judge
 from pipeline.nets import Nets, NotKeptError, all_nets_of, load_nets, nets_of
-from pipeline.study.baselines import BASELINES
 from pipeline.study.carried import CARRIED_FROM, is_carried
 from pipeline.study.followup import FollowUp
 from pipeline.study.ledger import Ledger
@@ -47,23 +46,19 @@ class Scorer:
     def of_the_search(self) -> Verdict | None:
         """The champion of the search and the baselines, scored from the weights that it kept: what
         there is without finalists. None while no trial is complete."""
-        best = next(iter(self.ledger.ranked_own()), None)
-        if best is None:
+        best = self.ledger.ranked_own()[:1]
+        if not best:
             return None
-        others = [trial for trial in self._baselines() if trial.number != best.number]
         notes: list[str] = []
         first = self.ledger.ranked()[0]
         if is_carried(first):
             notes.append(CARRIED.format(first.number, first.user_attrs[CARRIED_FROM]))
-        found = tuple(self._scored(trial, notes) for trial in (best, *others))
+        found = tuple(self._scored(trial, notes) for trial in with_baselines(self.ledger, best))
         return Verdict(found, self.judge.judged, False, tuple(notes))
 
     def baselines(self) -> tuple[Finalist, ...]:
         """The baselines alone: what can be registered while no trial may win."""
-        return tuple(self._scored(trial, []) for trial in self._baselines())
-
-    def _baselines(self) -> list[FrozenTrial]:
-        return [trial for name in BASELINES if (trial := self.ledger.baseline(name))]
+        return tuple(self._scored(trial, []) for trial in with_baselines(self.ledger, ()))
 
     def _scored(self, trial: FrozenTrial, notes: list[str]) -> Finalist:
         """With one net, the search's; without its answers where its weights can't be had."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from optuna.trial import TrialState
 
-from pipeline.calibration import as_trained
+from pipeline.calibration import as_trained, measured_for
 from pipeline.datasets import load_splits
 from pipeline.final import crown
 from pipeline.finalists import KIND
@@ -94,17 +93,11 @@ def _sync_followup(followup: FollowUp, parent: Mirror, view: View) -> list[Findi
     return [Finding(f"{followup.kind}: {found.text}", found.fixed) for found in findings]
 
 
-def _measured(ledger: Ledger) -> Any:
-    """How the study's trials were trained, on whichever device it began."""
-    attrs = ledger.study.user_attrs
-    return attrs.get("regsearch.calibration") or attrs.get("regsearch.gpu_calibration")
-
-
 def registrar(ledger: Ledger, view: View) -> Registrar:
     """What registers the finalists of a study that is read from its store."""
-    config = as_trained(ledger.config, _measured(ledger))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = as_trained(ledger.config, measured_for(ledger.study.user_attrs, device.type))
     splits = load_splits(config.data, config.study.seed, view.loading)
     ledger.require_same_data(splits.digest)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = DeviceData.from_splits(splits, device, config.study.seed)
     return Registrar(config, ledger, data, splits)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.answers import Gain
 from pipeline.finalists import KIND as FINALISTS
 from pipeline.finalists import Finalist, Verdict, points, verdict
 from pipeline.settings import Scalar
-from pipeline.study.followup import FollowUp, Point, followup_kinds
+from pipeline.study.followup import Point, find_followup
 from pipeline.study.ledger import Ledger
 
 EPOCHS, DATA = "transfer-epochs", "transfer-data"
@@ -41,7 +42,7 @@ class Transfer:
         found = next((f for f in self.after.finalists if f.name == winner), None)
         return found is not None and (found is self.after.winner or self.after.is_tied(found))
 
-    def gains(self) -> dict[str, tuple[tuple[float, float] | None, tuple[float, float] | None]]:
+    def gains(self) -> dict[str, tuple[Gain | None, Gain | None]]:
         """What each finalist gains over the unregularized baseline, before and after."""
         return {
             finalist.name: (_gain(self.before, before), _gain(self.after, finalist))
@@ -62,7 +63,7 @@ class Transfer:
         }
 
 
-def _gain(verdict: Verdict, finalist: Finalist) -> tuple[float, float] | None:
+def _gain(verdict: Verdict, finalist: Finalist) -> Gain | None:
     baseline = verdict.baseline("unregularized")
     if baseline is None or baseline is finalist:
         return None
@@ -93,13 +94,13 @@ def transfer_changes(kind: str, num_train: int) -> dict[str, Scalar]:
 
 def read_transfers(ledger: Ledger) -> list[Transfer]:
     """What the trainings say that there are; of conditions that are trained for a finalist."""
-    kinds = followup_kinds(ledger.store, ledger.config.study.name)
-    if FINALISTS not in kinds:
+    before = _verdict(ledger, FINALISTS)
+    if before is None:
         return []
-    before = verdict(ledger, FollowUp(ledger.config, ledger.store, FINALISTS))
-    found = []
-    for kind in (kind for kind in CONDITIONS if kind in kinds and before is not None):
-        after = verdict(ledger, FollowUp(ledger.config, ledger.store, kind))
-        if after is not None and before is not None:
-            found.append(Transfer(kind, before, after))
-    return found
+    after = {kind: _verdict(ledger, kind) for kind in CONDITIONS}
+    return [Transfer(kind, before, found) for kind, found in after.items() if found is not None]
+
+
+def _verdict(ledger: Ledger, kind: str) -> Verdict | None:
+    followup = find_followup(ledger, kind)
+    return None if followup is None else verdict(ledger, followup)

@@ -52,6 +52,11 @@ def points(metric: str, difference: float) -> str:
     return f"{100 * difference:+.2f}" if is_share(metric) else f"{difference:+.4f}"
 
 
+def show_gain(metric: str, gain: tuple[float, float] | None) -> str:
+    """A difference and half the width of its interval: `+0.60 ± 0.20`."""
+    return "-" if gain is None else f"{points(metric, gain[0])} {plus_minus(metric, gain[1])}"
+
+
 def plus_minus(metric: str, half: float) -> str:
     """Half the width of an interval, in the same unit."""
     return f"± {100 * half:.2f}" if is_share(metric) else f"± {half:.4f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         enter(patch, folder)
         connect()
     return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def lasting_workspace(
+    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
+) -> Iterator[Path]:
+    """A `workspace` that all tests of a file share."""
+    folder = tmp_path_factory.mktemp("workspace")
+    shutil.copy(mlflow_template, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, folder)
+        yield folder
 
 
 @pytest.fixture

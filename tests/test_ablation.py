@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from pipeline.ablation import KIND, Ablation, Design, ablation, design, read_ablation
+from pipeline.ablation import KIND, Design, ablation, design, read_ablation
 from pipeline.answers import Answers
 from pipeline.errors import UserError
 from pipeline.progress import LogView
@@ -24,7 +24,6 @@ from pipeline.study.followup import ANSWERS, FollowUp
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
 from pipeline.transfer import EPOCHS, transfer_changes, transfer_points
-from tests.conftest import enter
 from tests.spaces import TINY, tiny_config, tiny_space
 
 DROPOUT, SMOOTHING, DECAY = (
@@ -141,8 +140,8 @@ def test_two_that_do_the_same_substitute_for_each_other(ledger: Ledger) -> None:
 def test_words_tell_worth_from_cost_and_from_nothing(ledger: Ledger) -> None:
     found = ablation(design(ledger), trained(ledger, {**RIGHT, "trial 2, only weight_decay": 240}))
     said = {effect.path: sentence(found, effect) for effect in found.effects}
-    assert "in the winner worth +10.00" in said[DROPOUT]
-    assert "in the winner nothing that can be told (+0.00" in said[DECAY]
+    assert "in trial 2 worth +10.00" in said[DROPOUT]
+    assert "in trial 2 nothing that can be told (+0.00" in said[DECAY]
     assert "alone costs -10.00" in said[DECAY]
 
 
@@ -183,43 +182,41 @@ def test_twice_the_epochs_and_half_the_images(ledger: Ledger) -> None:
     assert transfer_changes(EPOCHS, 100) == {}
 
 
-def test_a_study_is_taken_apart_and_mlflow_has_the_table(
-    tmp_path: Path, mlflow_template: Path
-) -> None:
-    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    storage = f"sqlite:///{tmp_path}/mlruns/optuna.db"
+def test_a_study_is_taken_apart_and_mlflow_has_table_and_picture(workspace: Path) -> None:
+    storage = f"sqlite:///{workspace}/mlruns/optuna.db"
     view = LogView(Console(quiet=True))
-    with pytest.MonkeyPatch.context() as patch:
-        enter(patch, tmp_path)
-        space = tiny_space(tmp_path, "study.trials=2", "training.epochs=1")
-        with pytest.raises(UserError, match="there is no store"):
-            ablate("tiny", Means(storage), view, seeds=1, pairs=1, transfer=False)
-        run_search(space, Options(num_workers=1), view)
-        with pytest.raises(UserError, match="no finalists to check"):
-            ablate("tiny", Means(storage), view, seeds=1, pairs=1, transfer=True)
-        means = Means(storage, num_workers=1)
-        found = ablate("tiny", means, view, seeds=1, pairs=1, transfer=False)
-        assert not found.unfinished
-        assert found.unlogged == ""
-        assert found.ablation.reference == "recipe"
-        assert [e.path for e in found.ablation.effects] == [DROPOUT]
-        table, again = logged(), ablate("tiny", means, view, seeds=1, pairs=1, transfer=False)
+    space = tiny_space(workspace, "study.trials=2", "training.epochs=1")
+    with pytest.raises(UserError, match="there is no store"):
+        ablate("tiny", Means(storage), view, seeds=1, pairs=1, transfer=False)
+    run_search(space, Options(num_workers=1), view)
+    with pytest.raises(UserError, match="no finalists to check"):
+        ablate("tiny", Means(storage), view, seeds=1, pairs=1, transfer=True)
+    means = Means(storage, num_workers=1)
+    found = ablate("tiny", means, view, seeds=1, pairs=1, transfer=False)
+    assert not found.unfinished
+    assert found.unlogged == ""
+    assert found.ablation.reference == "recipe"
+    assert [e.path for e in found.ablation.effects] == [DROPOUT]
+    run_id = ablation_run()
+    table = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/ablation.json"))
     assert table == json.loads(json.dumps(found.ablation.to_json()))
+    assert "in recipe" in mlflow.artifacts.load_text(f"runs:/{run_id}/ablation.html")
+    again = ablate("tiny", means, view, seeds=1, pairs=1, transfer=False)
     assert again.ablation == found.ablation
+    assert ablation_run() == run_id
     store = open_storage(storage)
     ledger = Ledger(space.config, store, begin=False)
     # Of one regularizer, without it is nothing, and it alone is the trial: two trainings.
     assert len(FollowUp(ledger.config, store, KIND).trials()) == 2
-    read = read_ablation(ledger)
-    assert isinstance(read, Ablation)
-    assert read == found.ablation
+    assert read_ablation(ledger) == found.ablation
     store.close()
 
 
-def logged() -> object:
+def ablation_run() -> str:
+    """The one run of MLflow of the ablation."""
     client = MlflowClient()
     experiment = client.get_experiment_by_name("tiny")
     assert experiment
     kind = f"tags.`regsearch.kind` = '{KIND}'"
     (run,) = client.search_runs([experiment.experiment_id], kind)
-    return json.loads(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/ablation.json"))
+    return str(run.info.run_id)

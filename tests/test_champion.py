@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -79,17 +78,8 @@ def search(folder: Path, *assignments: str) -> tuple[Outcome, str]:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("champion")
-    (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    with pytest.MonkeyPatch.context() as patch:
-        enter(patch, folder)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def finished(workspace: Path) -> tuple[Outcome, str]:
-    return search(workspace, *ENSEMBLE)
+def finished(lasting_workspace: Path) -> tuple[Outcome, str]:
+    return search(lasting_workspace, *ENSEMBLE)
 
 
 def mean_by_hand(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
@@ -159,20 +149,20 @@ def test_the_table_in_mlflow_has_the_ensemble(finished: tuple[Outcome, str]) -> 
 
 
 def test_one_net_again_is_another_version_of_the_same_run(
-    finished: tuple[Outcome, str], workspace: Path
+    finished: tuple[Outcome, str], lasting_workspace: Path
 ) -> None:
     """Neither takes the other's version, and what is there already is not made again."""
     assert finished[0].verdict
     client = MlflowClient()
     ensemble = client.get_model_version_by_alias("tiny-cnn", "champion")
-    outcome, printed = search(workspace, *TWO)
+    outcome, printed = search(lasting_workspace, *TWO)
     assert "ensemble" not in printed
     single = client.get_model_version_by_alias("tiny-cnn", "champion")
     assert (single.run_id, single.tags["regsearch.num_nets"]) == (ensemble.run_id, "1")
     assert single.version != ensemble.version
     assert outcome.crowned.champion
     assert len(outcome.crowned.champion.nets.trials) == 1
-    search(workspace, *ENSEMBLE)
+    search(lasting_workspace, *ENSEMBLE)
     again = client.get_model_version_by_alias("tiny-cnn", "champion")
     assert again.version == ensemble.version
 

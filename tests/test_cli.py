@@ -247,6 +247,9 @@ def test_row_21_a_second_interrupt_leaves_at_once(workspace: Path, launch: Launc
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=5)
     assert process.returncode == 130
+    deadline = time.monotonic() + 10  # a killed process is gone only once its memory is given back
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert states(workspace)[0] == ["RUNNING", "WAITING"]
 

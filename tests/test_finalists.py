@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +29,8 @@ from pipeline.study.storage import open_storage
 from pipeline.study.trials import SCORED
 from pipeline.weights import WeightStore
 from tests.conftest import enter
-from tests.spaces import TINY, tiny_config, tiny_space, write_tiny
+from tests.killing import kill_and_run_again
+from tests.spaces import TINY, tiny_config, tiny_space
 
 TWO = ("finalists.count=2", "finalists.seeds=2")
 
@@ -182,17 +178,8 @@ def test_wider_bounds_of_the_search_leave_its_finalists_as_they_are(
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("finalists")
-    (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    with pytest.MonkeyPatch.context() as patch:
-        enter(patch, folder)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def finished(workspace: Path) -> tuple[Outcome, str]:
-    return search(workspace)
+def finished(lasting_workspace: Path) -> tuple[Outcome, str]:
+    return search(lasting_workspace)
 
 
 def search(folder: Path) -> tuple[Outcome, str]:
@@ -269,11 +256,11 @@ def test_the_summary_shows_optimism_and_fresh_seeds(finished: tuple[Outcome, str
 
 
 def test_running_again_trains_nothing_and_says_the_same(
-    finished: tuple[Outcome, str], workspace: Path
+    finished: tuple[Outcome, str], lasting_workspace: Path
 ) -> None:
     first = finished[0].verdict
     versions = len(MlflowClient().search_model_versions("name = 'tiny-cnn'"))
-    again, printed = search(workspace)
+    again, printed = search(lasting_workspace)
     assert again.verdict
     assert first
     assert again.verdict.to_json() == first.to_json()
@@ -281,12 +268,14 @@ def test_running_again_trains_nothing_and_says_the_same(
     assert len(MlflowClient().search_model_versions("name = 'tiny-cnn'")) == versions
 
 
-def test_all_finalists_keep_their_weights(finished: tuple[Outcome, str], workspace: Path) -> None:
+def test_all_finalists_keep_their_weights(
+    finished: tuple[Outcome, str], lasting_workspace: Path
+) -> None:
     """With more trials, one that lost may win, and is not trained again."""
     found = finished[0].verdict
     assert found
     trained = sum(len(finalist.trainings) for finalist in found.finalists)
-    store = open_storage(f"sqlite:///{workspace}/mlruns/optuna.db")
+    store = open_storage(f"sqlite:///{lasting_workspace}/mlruns/optuna.db")
     uuid = FollowUp(finished[0].config, store, "finalists").uuid
     store.close()
     assert len(WeightStore(uuid).trials()) == trained
@@ -307,24 +296,7 @@ def test_a_final_that_is_cut_short_is_said_to_be_so(tmp_path: Path, mlflow_templ
 
 def test_finalists_go_on_after_the_run_was_killed(tmp_path: Path) -> None:
     """The process group is killed while finalists are trained; the same command goes on."""
-    write_tiny(tmp_path)
-    sets = [f"--set={text}" for text in (*TWO, "training.epochs=6")]
-    command = [sys.executable, "-m", "pipeline", "run", "tiny.yaml", "--workers", "1", *sets]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    log = tmp_path / "run.log"
-    with log.open("wb") as out:
-        run = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=out, stderr=out, start_new_session=True
-        )
-        deadline = time.monotonic() + 120
-        while ", seed 2:" not in log.read_text() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    kill_and_run_again(tmp_path, (*TWO, "training.epochs=6"), ", seed 2:")
     store = open_storage(f"sqlite:///{tmp_path}/mlruns/optuna.db")
     study = optuna.load_study(study_name="tiny/finalists", storage=store)
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -24,7 +23,6 @@ from pipeline.study.carried import CARRIED_FROM
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
 from pipeline.training.data import DeviceData, to_device
-from tests.conftest import enter
 from tests.spaces import TINY, tiny_config, tiny_space
 
 LEARNS = TINY.replace("learning_rate: 3e-3", "learning_rate: 1e-8").replace(
@@ -44,17 +42,8 @@ def search(folder: Path, bound: float, *, extend: bool = False) -> tuple[Outcome
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("none")
-    (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    with pytest.MonkeyPatch.context() as patch:
-        enter(patch, folder)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def infeasible(workspace: Path) -> tuple[Outcome, str]:
-    return search(workspace, 0.0)
+def infeasible(lasting_workspace: Path) -> tuple[Outcome, str]:
+    return search(lasting_workspace, 0.0)
 
 
 def test_the_baselines_are_registered_where_no_trial_keeps_the_constraints(
@@ -69,11 +58,11 @@ def test_the_baselines_are_registered_where_no_trial_keeps_the_constraints(
 
 
 def test_weights_that_a_stricter_constraint_has_cost_are_said_to_be_gone(
-    infeasible: tuple[Outcome, str], workspace: Path
+    infeasible: tuple[Outcome, str], lasting_workspace: Path
 ) -> None:
     """Relaxed by `--extend`: the best trial is one whose weights were of no use when it ended."""
     assert infeasible[0].verdict is None
-    outcome, printed = search(workspace, 100.0, extend=True)
+    outcome, printed = search(lasting_workspace, 100.0, extend=True)
     assert outcome.verdict
     assert outcome.verdict.winner.trial.number == 2
     assert "trial 2 can't be scored: the weights of trial 2 were not kept" in printed

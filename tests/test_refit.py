@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +34,8 @@ from pipeline.sync import sync_studies
 from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import Trainer
-from tests.conftest import enter
-from tests.spaces import tiny_config, write_tiny
+from tests.killing import kill_and_run_again
+from tests.spaces import tiny_config
 from tests.test_champion import ENSEMBLE, TWO, search
 
 REFIT = (*TWO, "finalists.refit=true")
@@ -176,17 +170,8 @@ def test_a_plateau_goes_by_the_training_loss_then(config: RunConfig) -> None:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("refit")
-    (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    with pytest.MonkeyPatch.context() as patch:
-        enter(patch, folder)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def finished(workspace: Path) -> tuple[Outcome, str]:
-    return search(workspace, *REFIT, "study.constraints.validation/ece=1.0")
+def finished(lasting_workspace: Path) -> tuple[Outcome, str]:
+    return search(lasting_workspace, *REFIT, "study.constraints.validation/ece=1.0")
 
 
 def test_the_winner_is_refit_on_both_and_registered(finished: tuple[Outcome, str]) -> None:
@@ -231,10 +216,12 @@ def test_mlflow_shows_no_validation_metric_of_it(finished: tuple[Outcome, str]) 
     assert "regsearch.diagnosis" not in run.data.tags
 
 
-def test_running_again_refits_nothing(finished: tuple[Outcome, str], workspace: Path) -> None:
+def test_running_again_refits_nothing(
+    finished: tuple[Outcome, str], lasting_workspace: Path
+) -> None:
     before = finished[0].crowned.champion
     versions = len(MlflowClient().search_model_versions("name = 'tiny-cnn'"))
-    outcome, printed = search(workspace, *REFIT, "study.constraints.validation/ece=1.0")
+    outcome, printed = search(lasting_workspace, *REFIT, "study.constraints.validation/ece=1.0")
     after = outcome.crowned.champion
     assert before
     assert after
@@ -244,24 +231,26 @@ def test_running_again_refits_nothing(finished: tuple[Outcome, str], workspace: 
 
 
 def test_sync_finds_mlflow_as_it_is_and_registers_the_same(
-    finished: tuple[Outcome, str], workspace: Path
+    finished: tuple[Outcome, str], lasting_workspace: Path
 ) -> None:
     assert finished[0].verdict
     before = MlflowClient().get_model_version_by_alias("tiny-cnn", "champion").version
-    storage = f"sqlite:///{workspace}/mlruns/optuna.db"
+    storage = f"sqlite:///{lasting_workspace}/mlruns/optuna.db"
     [synced] = sync_studies(storage, "tiny", LogView(Console(quiet=True)))
     assert synced.complete
     assert synced.findings == []
     assert MlflowClient().get_model_version_by_alias("tiny-cnn", "champion").version == before
 
 
-def test_a_refit_comes_again_bit_for_bit(finished: tuple[Outcome, str], workspace: Path) -> None:
+def test_a_refit_comes_again_bit_for_bit(
+    finished: tuple[Outcome, str], lasting_workspace: Path
+) -> None:
     """`regsearch reproduce` trains on the validation images too."""
     champion = finished[0].crowned.champion
     assert champion
     assert champion.refit
     [trial] = champion.refit.nets.trials
-    storage = f"sqlite:///{workspace}/mlruns/optuna.db"
+    storage = f"sqlite:///{lasting_workspace}/mlruns/optuna.db"
     record = find_record(storage, "tiny", trial.number, "refit")
     found = reproduce(record, LogView(Console(quiet=True)), lambda *_: None)
     assert found.identical
@@ -269,11 +258,11 @@ def test_a_refit_comes_again_bit_for_bit(finished: tuple[Outcome, str], workspac
 
 
 def test_an_ensemble_is_refit_with_all_seeds(
-    finished: tuple[Outcome, str], workspace: Path
+    finished: tuple[Outcome, str], lasting_workspace: Path
 ) -> None:
     assert finished[0].verdict
     both = (*ENSEMBLE, "finalists.refit=true", "study.constraints.validation/ece=1.0")
-    outcome, printed = search(workspace, *both)
+    outcome, printed = search(lasting_workspace, *both)
     champion = outcome.crowned.champion
     assert champion
     assert champion.refit
@@ -285,26 +274,10 @@ def test_an_ensemble_is_refit_with_all_seeds(
 
 @pytest.mark.slow
 def test_a_refit_goes_on_after_the_run_was_killed(tmp_path: Path) -> None:
-    write_tiny(tmp_path)
-    sets = [f"--set={text}" for text in (*REFIT, "training.epochs=8", "study.checkpoint_sec=0")]
-    command = [sys.executable, "-m", "pipeline", "run", "tiny.yaml", "--workers", "1", *sets]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    log = tmp_path / "run.log"
-    with log.open("wb") as out:
-        run = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=out, stderr=out, start_new_session=True
-        )
-        deadline = time.monotonic() + 200
-        while " refit of " not in log.read_text() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-    assert " refit of " in log.read_text()
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+    printed = kill_and_run_again(
+        tmp_path, (*REFIT, "training.epochs=8", "study.checkpoint_sec=0"), " refit of "
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "epochs on training and validation images" in " ".join(done.stdout.split())
+    assert "epochs on training and validation images" in " ".join(printed.split())
     store = open_storage(f"sqlite:///{tmp_path}/mlruns/optuna.db")
     study = optuna.load_study(study_name="tiny/refit", storage=store)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]

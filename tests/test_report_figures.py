@@ -142,8 +142,8 @@ def test_the_ablation_shows_gains_in_points_and_leaves_out_what_is_missing() -> 
     found = Ablation("trial 3", "accuracy", 3, 100, (0.03, 0.01), effects, (both,))
     figure = ablation_figure(found)
     traces = {trace.name: trace for trace in figure.data}
-    assert traces["in the winner"].x == pytest.approx((1.0, -0.3))
-    assert traces["in the winner"].error_x.array == pytest.approx((0.5, 0.2))
+    assert traces["in trial 3"].x == pytest.approx((1.0, -0.3))
+    assert traces["in trial 3"].error_x.array == pytest.approx((0.5, 0.2))
     assert traces["alone"].x == pytest.approx((2.0,))
     assert traces["interaction"].x == pytest.approx((-1.0,))
     assert list(figure.layout.yaxis.ticktext) == [

@@ -7,10 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.ablation import Ablation, Effect, Gain, Interaction
+from pipeline.ablation import Ablation, Effect, Interaction
+from pipeline.answers import Gain
 from pipeline.revisit import Ablated
 from pipeline.transfer import Transfer
-from pipeline.words import plus_minus, points, short_name, spell
+from pipeline.words import points, short_name, show_gain, spell
 
 
 def ablation_report(outcome: Ablated) -> RenderableType:
@@ -34,14 +35,9 @@ def ablation_report(outcome: Ablated) -> RenderableType:
     return Group(*parts, *(Text(note, style="yellow") for note in notes))
 
 
-def show_gain(judged: str, gain: Gain | None) -> str:
-    """`+0.60 ± 0.20`."""
-    return "-" if gain is None else f"{points(judged, gain[0])} {plus_minus(judged, gain[1])}"
-
-
 def _table(found: Ablation) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in ("regularizer", "value", "worth in the winner", "worth alone"):
+    for column in ("regularizer", "value", f"worth in {found.reference}", "worth alone"):
         table.add_column(column, no_wrap=True)
     for effect in found.effects:
         within, alone = (show_gain(found.judged, g) for g in (effect.within, effect.alone))
@@ -54,17 +50,17 @@ def _how(found: Ablation) -> str:
     unit = "points of accuracy" if found.judged.endswith("accuracy") else found.judged
     return (
         f"In {unit} on {found.num_images:,} selection images, better is positive; each variant was "
-        f"trained with the same {found.num_seeds} fresh seeds. In the winner: against the winner "
-        "without it. Alone: against no regularization. Intervals are of 95 %, each for itself: of "
-        "twenty that are true to nothing, one says otherwise."
+        f"trained with the same {found.num_seeds} fresh seeds. In {found.reference}: against "
+        "itself without it. Alone: against no regularization. Intervals are of 95 %, each for "
+        "itself: of twenty that are true to nothing, one says otherwise."
     )
 
 
 def sentence(found: Ablation, effect: Effect) -> str:
-    """`label_smoothing is worth +0.60 ± 0.20 in the winner; alone nothing that can be told`."""
+    """`dropout 0.3: in trial 7 worth +0.60 ± 0.20; alone nothing that can be told (+0.1 ± 0.2)`."""
     said = [
         f"{where} {_worth(found.judged, gain)}"
-        for where, gain in (("in the winner", effect.within), ("alone", effect.alone))
+        for where, gain in ((f"in {found.reference}", effect.within), ("alone", effect.alone))
         if gain is not None
     ]
     return f"{short_name(effect.path)} {spell(effect.value)}: {'; '.join(said) or 'not known yet'}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from pipeline.champion import Champion, Gain, Refit
+from pipeline.answers import Gain
+from pipeline.champion import Champion, Refit
 from pipeline.nets import Nets
-from pipeline.words import plus_minus, points, show_metric
+from pipeline.words import plus_minus, show_gain, show_metric
 
 
 def champion_lines(champion: Champion | None) -> list[Text]:
@@ -30,7 +31,7 @@ def _refit(winner: Nets, refit: Refit) -> str:
     return (
         f"refit for {refit.num_epochs} epochs on training and validation images, {winner.name} "
         f"has {_score(refit.nets)} on selection, without that {_score(winner)} "
-        f"({_gain(refit.nets, refit.gain)} in pairs); the refit {what}"
+        f"({show_gain(winner.judged, refit.gain)} in pairs); the refit {what}"
     )
 
 
@@ -38,14 +39,11 @@ def _ensemble(nets: Nets, gain: Gain) -> str:
     count = len(nets.trials)
     return (
         f"the ensemble of {nets.name}'s {count} nets has {_score(nets)} on selection, "
-        f"{_gain(nets, gain)} over its nets one by one, and takes {count} times as long as one"
+        f"{show_gain(nets.judged, gain)} over its nets one by one, and takes {count} times as "
+        "long as one"
     )
 
 
 def _score(nets: Nets) -> str:
     mean, half = nets.selection or (0.0, 0.0)
     return f"{show_metric(nets.judged, mean)} {plus_minus(nets.judged, half)}"
-
-
-def _gain(nets: Nets, gain: Gain) -> str:
-    return f"{points(nets.judged, gain[0])} {plus_minus(nets.judged, gain[1])}"

@@ -20,13 +20,12 @@ from pipeline.answers import judged_by
 from pipeline.coordinator import standing
 from pipeline.diagnosis import Diagnosis, diagnose
 from pipeline.errors import UserError
-from pipeline.finalists import KIND, Finalist, Verdict, finalist_name, verdict
+from pipeline.finalists import KIND, Finalist, Verdict, finalist_name, verdict, with_baselines
 from pipeline.progress import Standing
 from pipeline.report.curves import Attempt, Curves, attempts, curves, read_events
 from pipeline.report.sources import Sources, find_sources
-from pipeline.study.baselines import BASELINES
 from pipeline.study.carried import is_carried
-from pipeline.study.followup import FollowUp, followup_kinds
+from pipeline.study.followup import FollowUp, open_followups
 from pipeline.study.ledger import Ledger
 from pipeline.study.trials import SCORED, overrides_of
 from pipeline.training.metrics import direction
@@ -106,8 +105,7 @@ class Evidence:
 
 def gather(ledger: Ledger) -> Evidence:
     """Everything, as it is now; nothing of the study is changed."""
-    names = followup_kinds(ledger.store, ledger.config.study.name)
-    followups = {kind: FollowUp(ledger.config, ledger.store, kind) for kind in names}
+    followups = {followup.kind: followup for followup in open_followups(ledger)}
     trials = tuple(ledger.trials())
     own = [trial for trial in trials if not is_carried(trial)]
     bounds, no_bounds = _bounds(ledger, trials)
@@ -157,11 +155,10 @@ def _verdict(ledger: Ledger, final: FollowUp | None) -> Verdict | None:
     found = verdict(ledger, final) if final is not None and final.is_over() else None
     if found is not None:
         return found
-    best = next(iter(ledger.ranked_own()), None)
-    if best is None:
+    best = ledger.ranked_own()[:1]
+    if not best:
         return None
     judged = judged_by(ledger.config.study.metric)
-    baselines = [t for name in BASELINES if (t := ledger.baseline(name))]
-    chosen = [best, *(trial for trial in baselines if trial.number != best.number)]
+    chosen = with_baselines(ledger, best)
     of_search = tuple(Finalist(finalist_name(t), t, (), (), judged) for t in chosen)
     return Verdict(of_search, judged, False)

@@ -21,7 +21,7 @@ from pipeline.report.champion import champion_lines
 from pipeline.search import Outcome
 from pipeline.study.baselines import baselines
 from pipeline.tracking import Report
-from pipeline.words import duration, plus_minus, points, show_metric, spell
+from pipeline.words import duration, plus_minus, points, show_gain, show_metric, spell
 
 
 def summary(outcome: Outcome) -> RenderableType:
@@ -113,7 +113,7 @@ def _comparison(verdict: Verdict, metric: str) -> RenderableType:
             show_metric(score, _search_score(finalist)),
             _selection(finalist),
             "-" if finalist.optimism is None else points(score, finalist.optimism),
-            "" if winner else _gain(verdict, finalist),
+            "" if winner else show_gain(verdict.judged, verdict.winner.gain_over(finalist)),
             style="bold green" if winner else "",
         )
     return Group(table, *_explanations(verdict, metric))
@@ -128,13 +128,6 @@ def _selection(finalist: Finalist) -> str:
         return "-"
     mean, half = finalist.selection
     return f"{show_metric(finalist.judged, mean)} {plus_minus(finalist.judged, half)}"
-
-
-def _gain(verdict: Verdict, finalist: Finalist) -> str:
-    gain = verdict.winner.gain_over(finalist)
-    if gain is None:
-        return "-"
-    return f"{points(verdict.judged, gain[0])} {plus_minus(verdict.judged, gain[1])}"
 
 
 def _explanations(verdict: Verdict, metric: str) -> list[Text]:
@@ -174,6 +167,10 @@ def _settings(champion: Finalist) -> RenderableType:
 def _next_steps(outcome: Outcome) -> RenderableType:
     """Each command on a line of its own, so that it can be copied whole."""
     steps = [("see every trial and its curves", _mlflow_line())]
+    if outcome.verdict is not None and outcome.verdict.retrained:
+        study, program = shlex.quote(outcome.config.study.name), _program("regsearch")
+        steps.append(("say what each regularizer is worth", f"{program} ablate {study}"))
+        steps.append(("put it all on one page", f"{program} report {study}"))
     champion = next((r.registered for r in outcome.registered if r.alias == CHAMPION), None)
     if champion is not None:
         uri = shlex.quote(champion.uri)

@@ -28,7 +28,6 @@ LABEL, GROUP, SEED, ANSWERS, WEIGHTS = (
 CHANGES = "regsearch.changes"
 """Of a follow-up: how all of its points differ from the study's settings, by dotted path."""
 
-
 REFIT = "refit"
 """The kind of the follow-up that trains on the validation images too. It has no validation metric:
 it would be one of training images."""
@@ -171,6 +170,13 @@ def followup_kinds(store: Store, study: str) -> list[str]:
     prefix = followup_name(study, "")
     names = (s.study_name for s in store.get_all_studies())
     return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+def find_followup(ledger: Ledger, kind: str) -> FollowUp | None:
+    """The books of a follow-up of a study, if it has any (see `open_followup`)."""
+    if kind not in followup_kinds(ledger.store, ledger.config.study.name):
+        return None
+    return open_followup(ledger, kind)
 
 
 def open_followup(ledger: Ledger, kind: str) -> FollowUp:

@@ -1,4 +1,4 @@
-"""What each of the winner's settings is worth: within the winner, alone, and in pairs."""
+"""What each regularizer of a trial is worth: within it, alone, and in pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from pipeline.ablation import Ablation, Gain
+from pipeline.ablation import Ablation
+from pipeline.answers import Gain
 from pipeline.report.figures.style import BLUE, GREY, INK, PINK, RED, label, new_figure, unit
 from pipeline.words import describe, short_name
 
@@ -25,7 +26,7 @@ def ablation_figure(ablation: Ablation) -> go.Figure:
     within = [(row - OFFSET, effect.within) for row, effect in enumerate(effects)]
     alone = [(row + OFFSET, effect.alone) for row, effect in enumerate(effects)]
     together = [(len(effects) + row, pair.interaction) for row, pair in enumerate(pairs)]
-    _add(figure, "in the winner", within, BLUE, "circle", factor)
+    _add(figure, f"in {ablation.reference}", within, BLUE, "circle", factor)
     _add(figure, "alone", alone, RED, "square", factor)
     _add(figure, "interaction", together, PINK, "diamond", factor)
     _add(figure, "all of them", [(len(names) - 1, ablation.total)], INK, "star", factor)

@@ -1,15 +1,15 @@
-"""What each of the winner's regularizers is worth."""
+"""What each regularizer of the winner is worth."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from pipeline.ablation import KIND, Ablation
-from pipeline.report.ablation import interaction_sentence, sentence, show_gain
+from pipeline.report.ablation import interaction_sentence, sentence
 from pipeline.report.evidence import Evidence
 from pipeline.report.figures.ablation import ablation_figure
 from pipeline.report.page import Picture, Row, Section, Table
-from pipeline.words import describe, short_name
+from pipeline.words import describe, short_name, show_gain
 
 TITLE = "Ablation"
 MAX_NOTES = 4
@@ -31,9 +31,10 @@ def ablation_section(evidence: Evidence) -> Section:
         title=TITLE,
         lead=(
             f"Of {found.reference}, in {unit} on {found.num_images:,} selection images; every "
-            f"variant was trained with the same {found.num_seeds} fresh seeds. In the winner: "
-            "against the winner without it. Alone: against no regularization. Interaction: what "
-            "both are worth beyond the sum of each alone. Intervals are of 95 %, in pairs.",
+            f"variant was trained with the same {found.num_seeds} fresh seeds. In "
+            f"{found.reference}: against itself without it. Alone: against no regularization. "
+            "Interaction: what both are worth beyond the sum of each alone. Intervals are of 95 %, "
+            "in pairs.",
         ),
         points=(
             *(f"{sentence(found, effect)}." for effect in found.effects),
@@ -69,7 +70,7 @@ def _tables(found: Ablation) -> Iterator[Table]:
     ]
     if found.total is not None:
         rows.append(Row(("all of them", show_gain(found.judged, found.total), "-")))
-    yield Table("Each regularizer", ("regularizer", "in the winner", "alone"), rows)
+    yield Table("Each regularizer", ("regularizer", f"in {found.reference}", "alone"), rows)
     if found.interactions:
         columns = ("pair", "both", "first alone", "second alone", "interaction")
         pairs = []

@@ -11,7 +11,7 @@ from pipeline.report.evidence import Evidence
 from pipeline.report.figures.finalists import TRAIN, VALIDATION, curves_figure, intervals_figure
 from pipeline.report.page import Picture, Row, Section, Table
 from pipeline.study.followup import WEIGHTS
-from pipeline.words import plus_minus, points, show_metric
+from pipeline.words import plus_minus, points, show_gain, show_metric
 
 TITLE = "Finalists"
 
@@ -96,7 +96,7 @@ def _row(evidence: Evidence, verdict: Verdict, finalist: Finalist) -> Row:
             show_metric(score, finalist.search_score),
             f"{show_metric(score, mean)} {plus_minus(score, half)}",
             "-" if finalist.optimism is None else points(score, finalist.optimism),
-            "-" if gain is None else f"{points(score, gain[0])} {plus_minus(score, gain[1])}",
+            show_gain(score, gain),
             " ".join(dict.fromkeys(runs)),
         ),
         marked=winner,

@@ -8,7 +8,7 @@ from pipeline.finalists import Finalist, Verdict
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Row, Section, Table
 from pipeline.study.baselines import BASELINES
-from pipeline.words import describe, duration, plus_minus, points, show_metric
+from pipeline.words import describe, duration, plus_minus, points, show_gain, show_metric
 
 
 def head_section(evidence: Evidence) -> Section:
@@ -62,10 +62,7 @@ def gain_words(verdict: Verdict, other: Finalist) -> str:
         return "not known"
     unit = " points" if points(verdict.judged, 0.0) == "+0.00" else ""
     sure = "more than" if gain[0] > gain[1] else "no more than"
-    return (
-        f"{points(verdict.judged, gain[0])} {plus_minus(verdict.judged, gain[1])}{unit}, "
-        f"{sure} chance allows"
-    )
+    return f"{show_gain(verdict.judged, gain)}{unit}, {sure} chance allows"
 
 
 def capital(text: str) -> str:

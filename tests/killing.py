@@ -1,0 +1,41 @@
+"""A run of the command line that is killed in its midst, and run again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.spaces import write_tiny
+
+
+def kill_and_run_again(folder: Path, assignments: Sequence[str], once: str) -> str:
+    """Run the tiny study, kill its process group once it prints `once`, and run it to its end.
+
+    Returns:
+        What the second run printed.
+    """
+    write_tiny(folder)
+    sets = [f"--set={text}" for text in assignments]
+    command = [sys.executable, "-m", "pipeline", "run", "tiny.yaml", "--workers", "1", *sets]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    log = folder / "run.log"
+    with log.open("wb") as out:
+        run = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+        deadline = time.monotonic() + 200
+        while once not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert once in log.read_text()
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
