@@ -108,8 +108,8 @@ class Design:
 
     def group(self, overrides: Mapping[str, Scalar], *paths: str) -> str:
         """What a variant is called; variants that are the same have one name, and are trained once:
-        of two regularizers, one alone is the trial without the other."""
-        alone = f"{self.name}, only {' and '.join(map(short_name, paths))}"
+        of two regularizers, one alone is the trial without the other. A pair's order is no part."""
+        alone = f"{self.name}, only {' and '.join(short_name(path) for path in sorted(paths))}"
         return self._named.get(self._key(overrides), alone)
 
     def points(self, seeds: int, pairs: Iterable[tuple[str, str]] = ()) -> list[Point]:

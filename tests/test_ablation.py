@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import mlflow
@@ -49,10 +50,12 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     store.close()
 
 
-def trained(ledger: Ledger, right: dict[str, int], seeds: int = 2) -> FollowUp:
+def trained(
+    ledger: Ledger, right: dict[str, int], pairs: Sequence[tuple[str, str]] = ()
+) -> FollowUp:
     """An ablation in which each variant tells so many of the 400 images right."""
     followup = FollowUp(ledger.config, ledger.store, KIND)
-    followup.add(design(ledger).points(seeds))
+    followup.add(design(ledger).points(2, pairs))
     while claim := followup.claim():
         group = claim.name.rpartition(", seed")[0]
         correct = np.arange(NUM_IMAGES) < right[group]
@@ -135,6 +138,30 @@ def test_two_that_do_the_same_substitute_for_each_other(ledger: Ledger) -> None:
     assert pair.words == "substitute for each other"
     assert "alone +15.00 and +15.00, both +20.00" in interaction_sentence(found, pair)
     assert set(found.strongest_pairs(1)[0]) == {DROPOUT, SMOOTHING}
+
+
+def test_pairs_are_found_in_whichever_order_they_were_named(tmp_path: Path) -> None:
+    """Of four regularizers two alone are trainings of their own, and the strongest comes first."""
+    text = THREE.replace("search:", "augmentation: {strength: 0.5}\nsearch:")
+    store = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+    ledger = Ledger(tiny_config(tmp_path, text=text), store)
+    for value in (0.5, 0.6, 0.9):
+        claim = ledger.claim()
+        assert claim
+        ledger.complete(claim, value)
+    ledger.keep("winner", 2)
+    plan = design(ledger)
+    right = dict.fromkeys([point.group for point in plan.points(1)], 300)
+    for path in plan.regularizers:
+        right[plan.group(plan.alone(path), path)] = 320
+    pairs = [(b, a) for a, b in combinations(plan.regularizers, 2)]
+    for pair in pairs:
+        right[plan.group(plan.alone(*pair), *pair)] = 330
+    found = ablation(plan, trained(ledger, right, pairs))
+    assert len(found.interactions) == len(pairs) == 6
+    # Each alone is worth 20 of 400 images, both are worth 30: 10 less than the sum.
+    assert [i.interaction[0] for i in found.interactions] == pytest.approx([-0.025] * 6)
+    store.close()
 
 
 def test_words_tell_worth_from_cost_and_from_nothing(ledger: Ledger) -> None:
