@@ -173,13 +173,13 @@ class Interaction:
 
     @property
     def words(self) -> str:
-        """Whether one does the other's work."""
+        """Whether one does the other's work: only of two that help alone can that be said."""
         excess, half = self.interaction
         if abs(excess) <= half:
             return "add up, as far as can be told"
         if excess > 0:
             return "are worth more together than their sum"
-        if self.first_alone[0] > 0 and self.second_alone[0] > 0:
+        if all(gain > margin for gain, margin in (self.first_alone, self.second_alone)):
             return "substitute for each other"
         return "are worth less together than their sum"
 
