@@ -41,8 +41,9 @@ from tests.faults.searches import (
 )
 from tests.spaces import tiny_config, write_tiny
 
+NUM_EPOCHS = 50
 SETTINGS = (
-    "training.epochs=50",
+    f"training.epochs={NUM_EPOCHS}",
     "training.early_stopping.patience=100",
     "study.checkpoint_sec=0.0",
     "training.precision=float32",  # else bfloat16 on machines where that was measured to be faster
@@ -70,7 +71,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     print(f"REGSEARCH_TEST_SEED={seed}")
     write_tiny(workspace)
     search, done = play_havoc(
-        random.Random(seed), arguments(num_trials, workers), kills, group_kills
+        random.Random(seed), arguments(num_trials, workers), num_trials, kills, group_kills
     )
     assert search.finish(600) == 0, Path("run.log").read_text()[-3000:]
     print(f"killed {done['worker']} workers and {done['group']} groups")
@@ -84,16 +85,21 @@ def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
 
 
 def play_havoc(
-    chance: random.Random, given: list[str], kills: int, group_kills: int
+    chance: random.Random, given: list[str], num_trials: int, kills: int, group_kills: int
 ) -> tuple[Search, Counter[str]]:
-    """Kill so many workers and whole groups at random moments, and start the latter anew."""
+    """Kill so many workers and whole groups at random moments, and start the latter anew.
+
+    A moment is so many epochs of the study, and a little later: by the clock, a fast machine would
+    be done before its last kill. All lie in the first half, for pruning leaves epochs out.
+    """
     search, done = Search(given), Counter[str]()
+    moments = sorted(chance.sample(range(1, num_trials * NUM_EPOCHS // 2), kills))
     groups_at = set(chance.sample(range(1, kills), group_kills))
-    while done["worker"] < kills:
-        time.sleep(chance.uniform(0.05, 10.0 / kills + 0.5))
-        assert not search.is_over(), Path("run.log").read_text()[-3000:]
-        if kill_a_worker(chance) is None:
-            continue
+    for moment in moments:
+        wait_until(lambda moment=moment: num_epochs() >= moment)
+        while kill_a_worker(chance) is None:
+            assert not search.is_over(), Path("run.log").read_text()[-3000:]
+            time.sleep(chance.uniform(0.0, 0.05))
         done["worker"] += 1
         if done["worker"] in groups_at:
             time.sleep(chance.uniform(0.0, 1.0))
@@ -101,6 +107,11 @@ def play_havoc(
             done["group"] += 1
             search.start()
     return search, done
+
+
+def num_epochs() -> int:
+    """That all trials together have reported."""
+    return sum(len(trial.intermediate_values) for trial in trials())
 
 
 def check_the_study(num_trials: int) -> None:
