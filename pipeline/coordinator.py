@@ -159,6 +159,7 @@ def standing(ledger: Ledger) -> Standing:
         allowed_epochs=sum(allowed.values()),
         carried=len(every_trial) - len(trials),
         missed=ledger.nearest_miss(),
+        front=len(ledger.front()) if len(ledger.objectives) > 1 else 0,
         kind=ledger.kind,
     )
 
@@ -172,7 +173,8 @@ def study_metrics(now: Standing) -> Mapping[str, float]:
         "pruning/epochs_saved": now.saved_share,
     }
     best = {} if now.best_value is None else {f"best/{now.metric}": now.best_value}
-    return counts | best
+    front = {"pareto/front_trials": float(now.front)} if now.front else {}
+    return counts | best | front
 
 
 def requeued(swept: Swept) -> Event:

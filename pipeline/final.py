@@ -11,6 +11,7 @@ from pipeline.refit import chosen_epoch, refit_points, refit_trainings
 from pipeline.registration import Registrar, Registration
 from pipeline.study.followup import REFIT, FollowUp
 from pipeline.tracking import Mirror
+from pipeline.tradeoff import TradeOff, trade_off
 
 UNREFIT = "the refit is not trained; this is the winner without it until it is"
 UNFINISHED = "the finalists are not all trained; this is the search's own champion until they are"
@@ -22,6 +23,7 @@ class Crowned:
 
     verdict: Verdict | None = None
     champion: Champion | None = None
+    trade_off: TradeOff | None = None
     registered: list[Registration] = field(default_factory=list)
 
 
@@ -71,11 +73,15 @@ def crown(
         return Crowned(registered=registrar.register_all(None, baselines, None, mirror))
     registrar.ledger.keep("winner", found.winner.trial.number)
     champion = _champion(registrar, found, trained, refit)
+    offers = trade_off(registrar.ledger, found)
     if mirror is not None and trained is not None:
         table = {**found.to_json(), "champion": champion.to_json()}
+        if offers is not None:
+            table["trade_off"] = offers.to_json()
         publish(mirror, trained, {"finalists.json": table}, found.metrics())
-    registered = registrar.register_all(champion, found.finalists, trained, mirror)
-    return Crowned(found, champion, registered)
+    preferable = () if offers is None else offers.preferable(found.winner.name)
+    registered = registrar.register_all(champion, found.finalists, trained, mirror, preferable)
+    return Crowned(found, champion, offers, registered)
 
 
 def _champion(

@@ -21,7 +21,8 @@ from pipeline.statistics import crossed_mean, paired_seeds
 from pipeline.study.baselines import BASELINES
 from pipeline.study.followup import FollowUp, Point, answers_of_trial
 from pipeline.study.ledger import Ledger
-from pipeline.study.trials import BASELINE, SCORED, overrides_of
+from pipeline.study.store import SCORED
+from pipeline.study.trials import BASELINE, overrides_of
 from pipeline.training.metrics import is_better
 
 KIND = "finalists"
@@ -147,7 +148,7 @@ class Verdict:
 
 def choose(ledger: Ledger) -> list[FrozenTrial]:
     """The best complete trials, and the baselines."""
-    return with_baselines(ledger, ledger.ranked()[: ledger.config.finalists.count])
+    return with_baselines(ledger, ledger.contenders(ledger.config.finalists.count))
 
 
 def with_baselines(ledger: Ledger, best: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -194,9 +195,11 @@ def verdict(ledger: Ledger, followup: FollowUp) -> Verdict | None:
         for name, found in trainings.items()
         if len(found) < wanted
     ]
-    asked, there = ledger.config.finalists.count, len(ledger.ranked())
+    asked = ledger.config.finalists.count
+    there = len(ledger.contenders(asked))
     if there < asked:
-        notes.append(f"{asked} finalists were asked for; the study has {there} complete trials")
+        what = "complete trials" if len(ledger.objectives) == 1 else "trials on the front"
+        notes.append(f"{asked} finalists were asked for; the study has {there} {what}")
     return Verdict(ranked(complete, judged), judged, True, tuple(notes))
 
 

@@ -30,8 +30,9 @@ class Standing:
     `resumed` counts the attempts that were interrupted or killed, and were or will be taken up.
     `saved_epochs` are those that pruned trials did not run, of the `allowed_epochs` of all that are
     finished. `carried` trials are another study's, and in none of the other counts. `missed` says
-    which trial comes nearest to the constraints, where none keeps them. `kind` names what is
-    counted: the study, or a follow-up of it.
+    which trial comes nearest to the constraints, where none keeps them. `front` counts the trials
+    that none beats in all metrics, in a search by several. `kind` names what is counted: the study,
+    or a follow-up of it.
     """
 
     target: int
@@ -46,6 +47,7 @@ class Standing:
     allowed_epochs: int = 0
     carried: int = 0
     missed: str = ""
+    front: int = 0
     kind: str = "study"
 
     @property
@@ -65,7 +67,8 @@ class Standing:
     def best(self) -> str:
         if self.best_trial is None:
             return self.missed or "-"
-        return f"{show_metric(self.metric, self.best_value)} (trial {self.best_trial})"
+        front = f"; {self.front} on the front" if self.front else ""
+        return f"{show_metric(self.metric, self.best_value)} (trial {self.best_trial}){front}"
 
     def counts(self) -> str:
         resumed = f", {self.resumed} resumed" if self.resumed else ""

@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial
 from pipeline.finalists import Finalist, best_training
 from pipeline.study.followup import SEED, FollowUp, Point
 from pipeline.study.ledger import Ledger
-from pipeline.study.trials import SCORED, overrides_of
+from pipeline.study.store import SCORED
+from pipeline.study.trials import overrides_of
 
 
 def chosen_epoch(finalist: Finalist) -> int:

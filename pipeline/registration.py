@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.champion import Champion
@@ -31,7 +31,7 @@ class Registration:
     """What became of a finalist in the registry.
 
     Args:
-        alias: `champion`, `unregularized` or `recipe`.
+        alias: `champion`, `unregularized`, `recipe`, or `trial-7` (see `alias_of`).
         name: the finalist's.
         problem: why it is not registered; empty when all is well.
     """
@@ -40,6 +40,11 @@ class Registration:
     name: str
     registered: Registered | None = None
     problem: str = ""
+
+
+def alias_of(finalist: Finalist) -> str:
+    """`recipe` for a baseline, `trial-7` for a trial."""
+    return finalist.baseline or f"trial-{finalist.trial.number}"
 
 
 class Registrar:
@@ -60,8 +65,9 @@ class Registrar:
         finalists: Sequence[Finalist],
         followup: FollowUp | None,
         mirror: Mirror | None,
+        offered: Collection[str] = (),
     ) -> list[Registration]:
-        """The champion, and those of the finalists that are baselines.
+        """The champion, those of the finalists that are baselines, and what else is `offered`.
 
         They are registered the other way round, so that the champion is the latest version. Runs
         that share a study take turns, so that none registers what another just did. An alias that
@@ -72,11 +78,13 @@ class Registrar:
             champion: None where no trial may win.
             followup: the finalists' trainings; None where they were not trained again.
             mirror: MLflow; None where it is away, and nothing can be registered.
+            offered: names of finalists that one may prefer by another metric.
         """
         metric = self.config.study.metric
         entries = {} if champion is None else {CHAMPION: champion.nets}
-        baselines = [f for name in BASELINES for f in finalists if f.baseline == name]
-        entries |= {f.baseline: nets_of(f, followup, metric) for f in baselines}
+        others = [f for name in BASELINES for f in finalists if f.baseline == name]
+        others += [f for f in finalists if f.name in offered and not f.baseline]
+        entries |= {alias_of(f): nets_of(f, followup, metric) for f in others}
         weights = WeightStore((followup or self.ledger).uuid)
         weights.folder.mkdir(parents=True, exist_ok=True)
         with file_lock(weights.folder / "registering.lock"):

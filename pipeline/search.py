@@ -31,6 +31,7 @@ from pipeline.study.storage import open_storage
 from pipeline.study.warm_start import carry, find_warm_start
 from pipeline.tracking import Mirror
 from pipeline.tracking import Report as DeliveryReport
+from pipeline.tradeoff import tell_front
 from pipeline.training.data import DeviceData
 from pipeline.workers.plan import Plan, device_name, make_plan, resolve_devices
 from pipeline.workforce import run_workers
@@ -115,6 +116,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             journal.put(StudyStarted(now_ms()))
             before = ledger.num_finished()
             given_up = run_workers(ledger, plan, options.storage, deadline, journal, view)
+            tell_front(ledger, journal)
             shop = Workshop(ledger, plan, options.storage, mirror, view, deadline)
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
             finalists = None if given_up else train_finalists(shop, len(splits.selection))
@@ -157,7 +159,7 @@ def _dataset(config: RunConfig, splits: Splits) -> dict[str, object]:
 def _tags(plan: Plan) -> dict[str, str]:
     """What else a result depends on."""
     return {
-        "regsearch.metric": plan.config.study.metric,
+        "regsearch.metric": ", ".join(plan.config.study.objectives),
         "regsearch.device": device_name(plan.devices[0]),
         "regsearch.threads": str(plan.threads or torch.get_num_threads()),
         "regsearch.precision": plan.config.training.precision,

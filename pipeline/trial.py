@@ -34,8 +34,7 @@ from pipeline.study.constraints import constraint_tags
 from pipeline.study.followup import ANSWERS, WEIGHTS
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StoreAwayError
-from pipeline.study.store import ClaimLostError
-from pipeline.study.trials import SCORED
+from pipeline.study.store import SCORED, ClaimLostError
 from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer

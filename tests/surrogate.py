@@ -35,7 +35,7 @@ from pipeline.study.claim import Claim
 from pipeline.study.followup import ANSWERS, FollowUp
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
-from pipeline.study.trials import SCORED
+from pipeline.study.store import SCORED
 from tests.spaces import tiny_config
 
 HELPFUL, HARMFUL, IDLE = (

@@ -20,7 +20,7 @@ from pipeline.models.ensemble import Ensemble
 from pipeline.progress import LogView
 from pipeline.report.summary import summary
 from pipeline.search import Options, Outcome, run_search
-from pipeline.study.trials import SCORED
+from pipeline.study.store import SCORED
 from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData
 from pipeline.weights import WeightStore

@@ -16,7 +16,7 @@ from pipeline.report.summary import summary
 from pipeline.search import Outcome
 from pipeline.study.constraints import constraint_tags, violations
 from pipeline.study.ledger import Ledger
-from pipeline.study.trials import SCORED
+from pipeline.study.store import SCORED
 from tests.spaces import TINY, tiny_config
 from tests.test_ledger import claimed, open_ledger
 

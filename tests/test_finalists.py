@@ -26,7 +26,7 @@ from pipeline.seeding import TrialSeeds
 from pipeline.study.followup import ANSWERS, SEED, FollowUp, Point
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
-from pipeline.study.trials import SCORED
+from pipeline.study.store import SCORED
 from pipeline.weights import WeightStore
 from tests.conftest import enter
 from tests.killing import kill_and_run_again

@@ -29,7 +29,8 @@ from pipeline.seeding import TrialSeeds
 from pipeline.study.followup import SEED
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
-from pipeline.study.trials import LAST_EPOCH, SCORED
+from pipeline.study.store import SCORED
+from pipeline.study.trials import LAST_EPOCH
 from pipeline.sync import sync_studies
 from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData

@@ -31,7 +31,7 @@ from pipeline.study.followup import ANSWERS, FollowUp
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember_settings
 from pipeline.study.storage import open_storage
-from pipeline.study.trials import SCORED
+from pipeline.study.store import SCORED
 from tests.conftest import enter
 from tests.spaces import tiny_config, tiny_space
 from tests.synthetic import run_study

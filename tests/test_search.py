@@ -26,7 +26,7 @@ from pipeline.finalists import Finalist, Verdict
 from pipeline.progress import LogView, Standing
 from pipeline.report.summary import summary
 from pipeline.search import Options, Outcome, run_search
-from pipeline.study.trials import SCORED
+from pipeline.study.store import SCORED
 from pipeline.training.data import to_device
 from pipeline.training.loop import eval_batch_size
 from pipeline.workers.plan import resolve_devices

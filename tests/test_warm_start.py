@@ -21,7 +21,7 @@ from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember_settings
 from pipeline.study.storage import open_storage
-from pipeline.study.trials import SCORED
+from pipeline.study.store import SCORED
 from pipeline.study.warm_start import carry, find_warm_start
 from tests.spaces import TINY, tiny_config
 from tests.test_ledger import claimed

@@ -8,24 +8,17 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial
 
-from pipeline.analysis.additive import AdditiveModel, Dimension, dimensions
+from pipeline.analysis.additive import Dimension
 from pipeline.analysis.entries import cut, value_at, widened
-from pipeline.analysis.evidence import (
-    MAX_PART,
-    MIN_LEFT,
-    Side,
-    edge,
-    poor_choices,
-    ruinous_part,
-)
-from pipeline.analysis.importance import MIN_TO_DISMISS, MIN_TRIALS, Importance, importance
+from pipeline.analysis.evidence import Side
+from pipeline.analysis.importance import MIN_TO_DISMISS, MIN_TRIALS, Importance
 from pipeline.analysis.next_search import NextSearch
-from pipeline.analysis.ranking import ranks, searched_trials
+from pipeline.analysis.ranking import searched_trials
+from pipeline.analysis.views import HINT, Views
 from pipeline.config.run_config import RunConfig, off_values
 from pipeline.config.search_space import CategoricalEntry, FloatEntry, SearchEntry, in_range, same
 from pipeline.errors import UserError
 from pipeline.settings import Scalar
-from pipeline.training.metrics import direction
 from pipeline.words import spell
 
 Kind = Literal[
@@ -40,10 +33,6 @@ Kind = Literal[
     "dropped",
     "too_few",
 ]
-
-HINT = 0.2
-"""A p-value up to here hints at an effect. Without proof of one, a setting with a hint is fixed at
-the best trial's value and not switched off."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +58,15 @@ class BoundsFinding:
 
 @dataclass(frozen=True)
 class BoundsReport:
-    """All findings of a study, and the search that follows from them."""
+    """All findings of a study, and the search that follows from them.
+
+    Attributes:
+        importances: by metric of the study, of each setting.
+    """
 
     config: RunConfig
     num_trials: int
-    importances: list[Importance]
+    importances: Mapping[str, list[Importance]]
     findings: list[BoundsFinding]
     next: NextSearch
 
@@ -104,19 +97,18 @@ def examine_bounds(config: RunConfig, trials: Sequence[FrozenTrial]) -> BoundsRe
         )
     doctor = _Doctor(config, searched)
     findings = list(doctor.findings())
-    found = [one for one in doctor.importances.values() if one.path in config.search]
+    found = {
+        metric: [one for one in of_metric if one.path in config.search]
+        for metric, of_metric in doctor.views.importances().items()
+    }
     return BoundsReport(config, len(searched), found, findings, doctor.next)
 
 
 class _Doctor:
     def __init__(self, config: RunConfig, trials: Sequence[FrozenTrial]) -> None:
-        towards = direction(config.study.metric)
         self.config, self.next = config, NextSearch(config)
-        self.importances = {one.path: one for one in importance(trials, towards)}
-        self.dims = {dim.path: dim for dim in dimensions(trials)}
-        self.ranks = ranks(trials, towards)
-        self.model = AdditiveModel(list(self.dims.values()), self.ranks)
-        self.best_first = [trials[i] for i in self.ranks.argsort(kind="stable")]
+        self.views = Views(trials, config.study.objectives)
+        self.dims = self.views.dims
 
     def findings(self) -> Iterator[BoundsFinding]:
         for path in self.config.space.entries:  # parents first
@@ -129,12 +121,12 @@ class _Doctor:
                 yield BoundsFinding(path, "too_few", f"{num} trials had it: too few to tell")
 
     def _of(self, path: str, dim: Dimension) -> Iterator[BoundsFinding]:
-        matters, found = self.importances[path].matters, []
+        matters, found = self.views.matters(path), []
         if isinstance(self.config.search[path], CategoricalEntry):
-            found = list(self._choices(path, dim)) if matters else []
+            found = list(self._choices(path)) if matters else []
         else:
-            parts = self._parts(path, dim)
-            found = list(self._edge(path, dim, parts)) if matters else []
+            parts = self.views.ruinous(path)
+            found = list(self._edges(path, parts)) if matters else []
             found += self._cuts(path, parts)
         yield from found
         if not found and matters is False:
@@ -143,37 +135,22 @@ class _Doctor:
             text = f"{dim.active.sum()} trials are too few to tell whether it matters"
             yield BoundsFinding(path, "too_few", f"{text}; {MIN_TO_DISMISS} may do")
 
-    def _parts(self, path: str, dim: Dimension) -> dict[Side, tuple[float, int]]:
-        """The ruinous parts of a number's range, by side: where each begins, how many were in it.
-
-        A setting without a hint of an effect has none: a few trials of the search's beginning are
-        easily all poor.
-        """
-        if (self.importances[path].p_value or 0) > HINT:
-            return {}
-        adjusted = self.model.adjusted(dim)
-        parts: dict[Side, tuple[float, int]] = {}
-        if low := ruinous_part(dim, adjusted, self.ranks, "low", MAX_PART):
-            parts["low"] = low
-        room = min(MAX_PART, 1 - MIN_LEFT - (low[0] if low else 0.0))
-        if high := ruinous_part(dim, adjusted, self.ranks, "high", room):
-            parts["high"] = high
-        return parts
-
-    def _edge(
-        self, path: str, dim: Dimension, parts: Mapping[Side, tuple[float, int]]
-    ) -> Iterator[BoundsFinding]:
+    def _edges(self, path: str, parts: Mapping[Side, tuple[float, int]]) -> Iterator[BoundsFinding]:
         sound = (parts.get("low", (0.0, 0))[0], parts.get("high", (1.0, 0))[0])
-        side = edge(dim, self.model.adjusted(dim), sound)
+        for side, metric in self.views.edges(path, sound):
+            by = f" by {metric}" if self.config.study.metrics else ""
+            yield from self._widen(path, side, f"the best trials{by} lie at its")
+
+    def _widen(self, path: str, side: Side, words: str) -> Iterator[BoundsFinding]:
         entry, off = self.next.entries[path], off_values().get(path)
-        if side is None or isinstance(entry, CategoricalEntry):
+        if isinstance(entry, CategoricalEntry):
             return
         if side == "low" and off is not None and same(entry.low, off):
             yield BoundsFinding(path, "limit_low", f"the best value is {spell(off)}: off")
             return
         nothing = off if isinstance(off, int | float) else None
         wider = widened(entry, side, lambda new: self.next.accepts(path, new), nothing)
-        text = f"the best trials lie at its {'upper' if side == 'high' else 'lower'} edge"
+        text = f"{words} {'upper' if side == 'high' else 'lower'} edge"
         if wider is None or not self.next.replace(path, wider):
             kind: Kind = "limit_high" if side == "high" else "limit_low"
             yield BoundsFinding(path, kind, f"{text}, and the setting goes no further")
@@ -196,11 +173,12 @@ class _Doctor:
                 kind: Kind = "ruinous_high" if side == "high" else "ruinous_low"
                 yield BoundsFinding(path, kind, text, self.next.entries[path])
 
-    def _choices(self, path: str, dim: Dimension) -> Iterator[BoundsFinding]:
+    def _choices(self, path: str) -> Iterator[BoundsFinding]:
         entry = self.next.entries[path]
         assert isinstance(entry, CategoricalEntry)
         own = self.config.values().get(path)  # a baseline of the next study, so a point of it
-        poor = [dim.distribution.choices[i] for i in poor_choices(dim, self.model.adjusted(dim))]  # type: ignore[union-attr]
+        drawn = self.dims[path].distribution.choices  # type: ignore[union-attr]
+        poor = [drawn[i] for i in self.views.poor_choices(path)]
         out = [c for c in entry.choices if any(same(c, p) for p in poor) and not same(c, own)]
         left = [choice for choice in entry.choices if choice not in out]
         new = entry.model_copy(update={"choices": left})
@@ -210,7 +188,7 @@ class _Doctor:
 
     def _irrelevant(self, path: str) -> BoundsFinding:
         """Fixed at its off value, or the best trial's; searched on where neither is possible."""
-        one = self.importances[path]
+        one = self.views.clearest(path)
         text = f"{one.num_trials} trials show no effect of it"
         for value in self._values_to_fix(path, one):
             if self.next.fix(path, value):
@@ -227,7 +205,7 @@ class _Doctor:
         )
         if off is not None and reached and (one.p_value or 0) > HINT:
             yield off
-        best = next(trial.params[path] for trial in self.best_first if path in trial.params)
+        best = next(trial.params[path] for trial in self.views.best_first if path in trial.params)
         if isinstance(entry, FloatEntry) and entry.step is None:
             best = min(max(float(f"{best:.3g}"), entry.low), entry.high)  # it makes no difference
         yield best

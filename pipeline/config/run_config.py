@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError
 
 from pipeline.config.finalists_check import check_finalists
+from pipeline.config.metrics_check import check_metrics
 from pipeline.config.problems import Problem, explain, nearest_name, raise_all
 from pipeline.config.search_space import SearchEntry, SearchSpace
 from pipeline.datasets import DataSettingsUnion
@@ -121,6 +122,7 @@ class RunConfig(Recipe):
                 cure="lower `study.pruner.min_epochs`",
             )
         yield from self._regularizers_without_place()
+        yield from check_metrics(self.study)
         yield from self._unknown_constraints()
         yield from check_finalists(self.finalists, self.data.selection_fraction)
         if self.study.warm_start is not None and self.study.warm_start.study == self.study.name:

@@ -22,18 +22,36 @@ def bounds_report(report: BoundsReport, written: Path | None) -> RenderableType:
     table.add_column("searched", overflow="fold")
     for column in ("range", "importance", "matters?", "finding"):
         table.add_column(column)
-    ordered = {one.path: one for one in report.importances}
-    for path in (*ordered, *(p for p in report.config.search if p not in ordered)):
-        table.add_row(*_row(report, path, ordered.get(path)))
+    for path in _ordered(report):
+        table.add_row(*_row(report, path))
     head = f"{report.config.study.name}: {report.num_trials} finished trials, without baselines"
     return Group(Text(head, style="bold"), table, *_next(report, written))
 
 
-def _row(report: BoundsReport, path: str, one: Importance | None) -> list[str]:
-    findings = [found for found in report.findings if found.path == path]
-    share = "-" if one is None else f"{one.share:.0%}"
-    words = "; ".join(map(sentence, findings)) or "fine"
-    return [path, values_of(report.config.search[path]), share, _matters(one), words]
+def _ordered(report: BoundsReport) -> list[str]:
+    """As they matter by the first metric; those without a figure last."""
+    first = next(iter(report.importances.values()))
+    known = [one.path for one in first]
+    return [*known, *(path for path in report.config.search if path not in known)]
+
+
+def _row(report: BoundsReport, path: str) -> list[str]:
+    """Of several metrics, each has a line of the row."""
+    words = "; ".join(sentence(found) for found in report.findings if found.path == path) or "fine"
+    by = {
+        metric: next((one for one in found if one.path == path), None)
+        for metric, found in report.importances.items()
+    }
+    names = [f"{metric.rpartition('/')[2]} " if len(by) > 1 else "" for metric in by]
+    shares = ["-" if one is None else f"{one.share:.0%}" for one in by.values()]
+    matters = [f"{name}{_matters(one)}" for name, one in zip(names, by.values(), strict=True)]
+    return [
+        path,
+        values_of(report.config.search[path]),
+        "\n".join(shares),
+        "\n".join(matters),
+        words,
+    ]
 
 
 def _matters(one: Importance | None) -> str:

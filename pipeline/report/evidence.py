@@ -15,7 +15,9 @@ from optuna.trial import FrozenTrial
 from pipeline.ablation import Ablation, read_ablation
 from pipeline.analysis.audit import Audit, audit
 from pipeline.analysis.bounds import BoundsReport, examine_bounds
-from pipeline.analysis.importance import Importance, importance
+from pipeline.analysis.importance import Importance
+from pipeline.analysis.ranking import searched_trials
+from pipeline.analysis.views import Views
 from pipeline.answers import judged_by
 from pipeline.coordinator import standing
 from pipeline.diagnosis import Diagnosis, diagnose
@@ -27,8 +29,9 @@ from pipeline.report.sources import Sources, find_sources
 from pipeline.study.carried import is_carried
 from pipeline.study.followup import FollowUp, open_followups
 from pipeline.study.ledger import Ledger
-from pipeline.study.trials import SCORED, overrides_of
-from pipeline.training.metrics import direction
+from pipeline.study.store import SCORED
+from pipeline.study.trials import overrides_of
+from pipeline.tradeoff import TradeOff, trade_off
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Evidence:
         bounds: None, and why in `no_bounds`, where there are too few trials to judge them by.
         curves, final_curves: of the search's trials, and of the finalists' trainings.
         ablation: None where none was begun.
+        trade_off: None in a search by one metric.
         spans: who ran what when, the follow-ups included, by kind: `study`, `finalists` ...
     """
 
@@ -52,7 +56,7 @@ class Evidence:
     trials: tuple[FrozenTrial, ...]
     verdict: Verdict | None
     audit: Audit
-    importances: tuple[Importance, ...]
+    importances: Mapping[str, list[Importance]]
     bounds: BoundsReport | None
     no_bounds: str
     curves: Curves
@@ -60,6 +64,7 @@ class Evidence:
     spans: Mapping[str, list[Attempt]]
     sources: Sources
     ablation: Ablation | None
+    trade_off: TradeOff | None
 
     @property
     def metric(self) -> str:
@@ -111,18 +116,15 @@ def gather(ledger: Ledger) -> Evidence:
     bounds, no_bounds = _bounds(ledger, trials)
     events = {kind: read_events(books) for kind, books in {"study": ledger, **followups}.items()}
     final = followups.get(KIND)
+    found = _verdict(ledger, final)
     return Evidence(
         ledger=ledger,
         followups=followups,
         standing=standing(ledger),
         trials=trials,
-        verdict=_verdict(ledger, final),
+        verdict=found,
         audit=audit(own, ledger.config),
-        importances=tuple(
-            importance(trials, direction(ledger.config.study.metric))
-            if bounds is None
-            else bounds.importances
-        ),
+        importances=_importances(ledger, trials) if bounds is None else bounds.importances,
         bounds=bounds,
         no_bounds=no_bounds,
         curves=curves(events["study"], ledger),
@@ -133,6 +135,7 @@ def gather(ledger: Ledger) -> Evidence:
         },
         sources=find_sources(ledger, followups),
         ablation=_ablation(ledger),
+        trade_off=trade_off(ledger, found),
     )
 
 
@@ -141,6 +144,11 @@ def _bounds(ledger: Ledger, trials: tuple[FrozenTrial, ...]) -> tuple[BoundsRepo
         return examine_bounds(ledger.config, trials), ""
     except UserError as error:
         return None, f"{error.what}; {error.rule}"
+
+
+def _importances(ledger: Ledger, trials: tuple[FrozenTrial, ...]) -> Mapping[str, list[Importance]]:
+    searched = searched_trials(trials)
+    return Views(searched, ledger.objectives).importances() if searched else {}
 
 
 def _ablation(ledger: Ledger) -> Ablation | None:

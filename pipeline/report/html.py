@@ -20,15 +20,17 @@ from pipeline.report.sections.ablation import ablation_section
 from pipeline.report.sections.finalists import finalists_section, weights_section
 from pipeline.report.sections.head import head_section
 from pipeline.report.sections.search import search_section
+from pipeline.report.sections.tradeoff import trade_off_section
 from pipeline.report.sections.trials import audit_section, trials_section
 from pipeline.report.sections.work import readings_section, timeline_section
 from pipeline.report.sources import log_report
 from pipeline.status import open_ledgers
 
-SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
+SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     head_section,
     advice_section,
     finalists_section,
+    trade_off_section,
     ablation_section,
     search_section,
     audit_section,
@@ -37,7 +39,7 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
     timeline_section,
     readings_section,
 )
-"""In the order of what one wants to know."""
+"""In the order of what one wants to know. None: there is nothing to ask of such a study."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def render(evidence: Evidence) -> str:
     return template.render(
         study=evidence.ledger.config.study.name,
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        sections=[make(evidence) for make in SECTIONS],
+        sections=[section for make in SECTIONS if (section := make(evidence))],
         plotly_js=Markup(get_plotlyjs()),
         as_script=Markup,
     )

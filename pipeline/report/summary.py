@@ -18,6 +18,7 @@ from pipeline.finalists import Finalist, Verdict
 from pipeline.registration import CHAMPION
 from pipeline.registry import Registered
 from pipeline.report.champion import champion_lines
+from pipeline.report.tradeoff import trade_off_lines
 from pipeline.search import Outcome
 from pipeline.study.baselines import baselines
 from pipeline.tracking import Report
@@ -39,6 +40,7 @@ def summary(outcome: Outcome) -> RenderableType:
     parts += _warnings(outcome)
     if outcome.verdict is not None:
         parts += [Text(""), _comparison(outcome.verdict, outcome.config.study.metric)]
+        parts += trade_off_lines(outcome.crowned.trade_off)
         parts += champion_lines(outcome.crowned.champion)
         parts += [Text(""), _settings(outcome.verdict.winner), Text(""), _next_steps(outcome)]
     return Group(*parts)

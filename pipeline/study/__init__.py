@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.settings import Settings
 from pipeline.study.pruners import AnyPruner, MedianSettings
 from pipeline.study.samplers import AnySampler, TpeSettings
-from pipeline.training.metrics import Metric
+from pipeline.training.metrics import Metric, Objective
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -32,6 +32,10 @@ class StudySettings(Settings):
     100 in all, the first one a letter or a digit."""
     metric: Metric = "validation/accuracy"
     """What is optimized. Its direction follows from its name."""
+    metrics: Annotated[list[Objective], Field(min_length=2, max_length=3)] | None = None
+    """Two or three metrics in place of one: what is sought is the front, the trials that none
+    beats in all of them. Nothing is pruned. The first one stops trainings early and decides who is
+    the champion."""
     constraints: dict[str, float] = Field(default_factory=dict)
     """Metric -> the highest value it may have, or the lowest where more is better. Trials that keep
     all of these at their best epoch come before those that don't, and only they can win."""
@@ -55,3 +59,17 @@ class StudySettings(Settings):
     """A running trial is saved at the first epoch's end after so long; 0: at every one."""
     max_consecutive_failures: Annotated[int, Field(ge=1)] = 5
     """So many failed trials in a row end the search."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_from_metrics(cls, data: Any) -> Any:
+        """With several metrics, the first is `metric`, and no pruner is the default."""
+        metrics = data.get("metrics") if isinstance(data, dict) else None
+        if not isinstance(metrics, list) or not metrics or not isinstance(metrics[0], str):
+            return data
+        return {"metric": metrics[0], "pruner": {"kind": "none"}, **data}
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What is optimized: one metric, or several."""
+        return (self.metric,) if self.metrics is None else tuple(self.metrics)

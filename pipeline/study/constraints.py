@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from pipeline.config.run_config import RunConfig
 from pipeline.errors import UserError
+from pipeline.study.store import SCORED
 from pipeline.training.metrics import direction
 
 CONSTRAINTS_PREFIX = f"{_CONSTRAINTS_KEY}:"
@@ -76,27 +77,29 @@ def nearest_miss(complete: Sequence[FrozenTrial]) -> str:
 
 
 def judged(
-    finished: Iterable[FrozenTrial], bounds: Mapping[str, float], scored: str
+    finished: Sequence[FrozenTrial], bounds: Mapping[str, float]
 ) -> dict[int, dict[str, float]]:
     """The constraint attributes of finished trials under other bounds, by id.
-
-    Args:
-        scored: the user attribute with a trial's metrics.
 
     Raises:
         UserError: a trial was finished by a version that did not keep a metric.
     """
-    attrs = {}
+    require_scored(finished, list(bounds), "study.constraints")
+    return {
+        trial._trial_id: constraint_attrs(bounds, trial.user_attrs.get(SCORED, {}))
+        for trial in finished
+    }
+
+
+def require_scored(finished: Iterable[FrozenTrial], names: Sequence[str], where: str) -> None:
+    """Raise a `UserError` if a trial was finished by a version that did not keep such a metric."""
     for trial in finished:
-        metrics = trial.user_attrs.get(scored, {})
-        missing = [name for name in bounds if name not in metrics]
+        missing = [name for name in names if name not in trial.user_attrs.get(SCORED, {})]
         if missing:
             raise UserError(
                 f"trial {trial.number} does not say its {', '.join(missing)}",
-                where="study.constraints",
-                rule="a constraint is judged for every trial of the study; this one was finished "
-                "by a version that did not measure it",
+                where=where,
+                rule="all trials of a study are judged alike; this one was finished by a version "
+                "that did not measure it",
                 cure="leave it out, or give the study another `study.name`",
             )
-        attrs[trial._trial_id] = constraint_attrs(bounds, metrics)
-    return attrs

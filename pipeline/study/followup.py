@@ -84,6 +84,11 @@ class FollowUp(Ledger):
         return "train/clean_accuracy" if self.folds_validation else super().metric
 
     @property
+    def objectives(self) -> tuple[str, ...]:
+        """One: nothing is sought among chosen points."""
+        return (self.metric,)
+
+    @property
     def target(self) -> int:
         return len(self.trials())
 

@@ -37,12 +37,11 @@ from pipeline.study.spec import (
     require_same_spec,
     spec,
 )
-from pipeline.study.store import ATTEMPT, FINISHED, REASON, ClaimLostError, Store, Swept
+from pipeline.study.store import ATTEMPT, FINISHED, REASON, SCORED, ClaimLostError, Store, Swept
 from pipeline.study.trials import (
     BASELINE,
     LAST_EPOCH,
     OVERRIDES,
-    SCORED,
     Trials,
     Values,
     of_baseline,
@@ -107,7 +106,7 @@ class Ledger(Trials):
             study_name=self.study_name,
             storage=self.store,
             load_if_exists=True,
-            direction=direction(self.metric),
+            directions=[direction(metric) for metric in self.objectives],
             pruner=build_pruner(config.study.pruner, config.training.epochs),
         )
 
@@ -130,7 +129,7 @@ class Ledger(Trials):
     def _judge_anew(self, changes: Sequence[Change]) -> None:
         """By the constraints as they are now, where they have changed."""
         if any(key.startswith(JUDGED) for change in changes for key in change.keys):
-            attrs = judged(self.trials(*FINISHED), self.config.study.constraints, SCORED)
+            attrs = judged(self.trials(*FINISHED), self.config.study.constraints)
             self.store.replace_system_attrs(self.id, CONSTRAINTS_PREFIX, attrs)
 
     def _distributions(self) -> dict[str, str]:
@@ -260,10 +259,12 @@ class Ledger(Trials):
         This and what settles a trial raise `ClaimLostError` where another has it by now.
 
         Baselines are never pruned: the gain over them is what the study is about. Nor is a trial at
-        an epoch that an earlier attempt of it has passed, nor one that is audited.
+        an epoch that an earlier attempt of it has passed, nor one that is audited, nor any in a
+        search by several metrics.
         """
         self.store.report(claim.trial._trial_id, claim.owner, epoch, value)
-        if claim.baseline is not None or epoch <= claim.reported_epochs:
+        spared = claim.baseline is not None or len(self.objectives) > 1
+        if spared or epoch <= claim.reported_epochs:
             return False
         # Not `trial.should_prune()`: Optuna's handle knows only what was reported through it.
         trial = self.store.get_trial(claim.trial._trial_id)
@@ -286,14 +287,16 @@ class Ledger(Trials):
         return is_due(len(audited), self.num_finished(), settings.trials)
 
     def complete(self, claim: Claim, value: float, attrs: Mapping[str, Any] = _NOTHING) -> None:
-        """Settle a trial that ran to its end; `attrs` are kept with it (see `SCORED`)."""
-        self._finish(claim, TrialState.COMPLETE, value, attrs)
+        """Settle a trial that ran to its end; `attrs` are kept with it (see `SCORED`), and the
+        other metrics of a search by several are taken from them."""
+        others = [float(attrs[SCORED][metric]) for metric in self.objectives[1:]]
+        self._finish(claim, TrialState.COMPLETE, [value, *others], attrs)
 
     def prune(self, claim: Claim, attrs: Mapping[str, Any] = _NOTHING) -> None:
         """As in Optuna, a pruned trial's value is the last that it reported."""
         reported = self.store.get_trial(claim.trial._trial_id).intermediate_values
-        value = reported[max(reported)] if reported else None
-        self._finish(claim, TrialState.PRUNED, value, attrs)
+        values = [reported[max(reported)]] if reported else []
+        self._finish(claim, TrialState.PRUNED, values, attrs)
 
     def fail(self, claim: Claim, reason: str) -> None:
         self._finish(claim, TrialState.FAIL, attrs={REASON: reason})
@@ -307,13 +310,13 @@ class Ledger(Trials):
         self,
         claim: Claim,
         state: TrialState,
-        value: float | None = None,
+        values: Sequence[float] = (),
         attrs: Mapping[str, Any] = _NOTHING,
     ) -> None:
         judgement: Mapping[str, float] = _NOTHING
         if state in FINISHED and self.config.study.constraints:
             judgement = constraint_attrs(self.config.study.constraints, attrs[SCORED])
-        self.store.finish(claim.trial._trial_id, claim.owner, state, value, attrs, judgement)
+        self.store.finish(claim.trial._trial_id, claim.owner, state, values, attrs, judgement)
         self.held = None
 
     def keeps_weights(self, claim: Claim, value: float) -> bool:

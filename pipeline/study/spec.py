@@ -27,7 +27,7 @@ FREE = (
     "finalists.refit",
 )
 
-NEW = {"training.engine": "auto"}
+NEW = {"training.engine": "auto", "study.metrics": None}
 """Settings that older studies don't have, with the value that leaves them as they are."""
 
 JUDGED = ("study.constraints.",)

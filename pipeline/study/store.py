@@ -27,6 +27,8 @@ from pipeline.study.patient_storage import PatientStorage
 OWNER, ATTEMPT, HISTORY, REASON = (
     f"regsearch.{name}" for name in ("owner", "attempt", "history", "reason")
 )
+SCORED = "regsearch.scored"
+"""All metrics of a trial's best epoch (of the last one, where it was pruned), by name."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count towards `study.trials`. A failed trial is made up for by another."""
 
@@ -165,13 +167,14 @@ class Store(PatientStorage):
         trial_id: int,
         owner: str,
         state: TrialState,
-        value: float | None = None,
+        values: Sequence[float] = (),
         attrs: Mapping[str, Any] | None = None,
         system_attrs: Mapping[str, Any] | None = None,
     ) -> None:
         """Settle a trial as COMPLETE, PRUNED or FAIL; once more changes nothing.
 
         Args:
+            values: of each metric of the study.
             attrs, system_attrs: user and system attributes that come with the verdict, JSON.
 
         Raises:
@@ -180,8 +183,8 @@ class Store(PatientStorage):
         with self._held(trial_id, owner, finished_too=True) as (session, trial):
             if trial.state != TrialState.RUNNING:
                 return  # the reply to an earlier try was lost
-            if value is not None:
-                self._set_trial_value_without_commit(session, trial, 0, value)
+            for objective, value in enumerate(values):
+                self._set_trial_value_without_commit(session, trial, objective, value)
             self._set_attrs(session, trial, dict(attrs or {}))
             for key, given in (system_attrs or {}).items():
                 self._set_trial_attr_without_commit(

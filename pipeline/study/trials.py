@@ -12,12 +12,10 @@ from pipeline.settings import Scalar
 from pipeline.study.baselines import Baseline
 from pipeline.study.carried import is_carried
 from pipeline.study.constraints import is_feasible, nearest_miss
-from pipeline.study.store import FINISHED
-from pipeline.training.metrics import direction
+from pipeline.study.front import Losses, by_first, front, losses, spread, turned
+from pipeline.study.store import FINISHED, SCORED
 
 BASELINE, OVERRIDES = "regsearch.baseline", "regsearch.overrides"
-SCORED = "regsearch.scored"
-"""All metrics of a trial's best epoch (of the last one, where it was pruned), by name."""
 LAST_EPOCH = "regsearch.last_epoch"
 """The epoch after which a training ends, on the schedule of all; absent for its own end."""
 Values = dict[str, Scalar | None]
@@ -36,12 +34,18 @@ class Trials:
 
     @property
     def metric(self) -> str:
-        """What a trial's value is."""
+        """What a trial's value is: the first one, in a search by several."""
         return self.config.study.metric
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What is optimized: `metric`, and whatever else."""
+        return self.config.study.objectives
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials in these states (in any, if none is named)."""
-        return self.study.get_trials(deepcopy=False, states=states or None)
+        found = self.study.get_trials(deepcopy=False, states=states or None)
+        return found if len(self.objectives) == 1 else list(map(by_first, found))
 
     def num_finished(self) -> int:
         """Of this study's own; those that it has from another don't count."""
@@ -73,9 +77,26 @@ class Trials:
         return [trial for trial in self.ranked() if not is_carried(trial)]
 
     def best_first(self, complete: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Those of these complete trials that keep the constraints, the best first."""
-        down = direction(self.metric) == "maximize"
-        return sorted(filter(is_feasible, complete), key=value_of, reverse=down)
+        """Those of these complete trials that keep the constraints, the best first: by the first
+        metric, and where that is equal by the next."""
+        return sorted(filter(is_feasible, complete), key=self._losses)
+
+    def front(self) -> list[FrozenTrial]:
+        """Those of `ranked` that none beats in all metrics: the best, if there is one metric."""
+        trials = self.ranked()
+        return [trials[index] for index in front(list(map(self._losses, trials)))]
+
+    def contenders(self, count: int) -> list[FrozenTrial]:
+        """So many trials that may win: the best; of a front, some that show all that it offers."""
+        if len(self.objectives) == 1:
+            return self.ranked()[:count]
+        trials = self.front()
+        return [trials[index] for index in spread(list(map(self._losses, trials)), count)]
+
+    def _losses(self, trial: FrozenTrial) -> Losses:
+        if len(self.objectives) == 1:  # studies of old versions keep nothing else
+            return turned([value_of(trial)], self.objectives)
+        return losses(trial, self.objectives)
 
     def nearest_miss(self) -> str:
         """Which complete trial comes nearest to the constraints, where none keeps them."""

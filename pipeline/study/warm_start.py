@@ -13,18 +13,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.config.run_config import RunConfig
 from pipeline.config.search_space import in_range, same
 from pipeline.errors import UserError
 from pipeline.settings import Scalar
 from pipeline.study.carried import CARRIED_FROM
-from pipeline.study.constraints import constraint_attrs, judged
+from pipeline.study.constraints import constraint_attrs, judged, require_scored
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import recall
-from pipeline.study.store import FINISHED, Store
-from pipeline.study.trials import BASELINE, SCORED, overrides_of
+from pipeline.study.store import FINISHED, SCORED, Store
+from pipeline.study.trials import BASELINE, overrides_of
 
 WHERE = "study.warm_start"
 COMPARED = ("data", "model", "training", "lr_schedule", "regularization", "augmentation")
@@ -68,7 +68,9 @@ def find_warm_start(config: RunConfig, store: Store, digest: str) -> WarmStart |
     study = optuna.load_study(study_name=asked.study, storage=store)
     known = str(study.user_attrs.get("regsearch.data_digest", "unknown"))
     _require_comparable(old, config, {"data digest": (known, digest)})
-    found = [t for t in study.get_trials(deepcopy=False, states=FINISHED) if not _is_baseline(t)]
+    several = len(config.study.objectives) > 1
+    states = (TrialState.COMPLETE,) if several else FINISHED  # a pruned trial has one metric alone
+    found = [t for t in study.get_trials(deepcopy=False, states=states) if not _is_baseline(t)]
     misfits: Counter[str] = Counter()
     samples = {trial.number: _sample(trial, old, config, misfits) for trial in found}
     fitting = [trial for trial in found if samples[trial.number] is not None]
@@ -81,7 +83,9 @@ def find_warm_start(config: RunConfig, store: Store, digest: str) -> WarmStart |
             cure="widen the search, name settings that don't matter in `study.warm_start.ignore`, "
             "or leave `study.warm_start` out",
         )
-    judged(fitting, config.study.constraints, SCORED)
+    judged(fitting, config.study.constraints)
+    if several:
+        require_scored(fitting, config.study.objectives, "study.metrics")
     trials = tuple(_carried(t, samples[t.number] or {}, config, asked.study) for t in fitting)
     return WarmStart(trials, f"begun with {text}{_shown(misfits)}")
 
@@ -215,7 +219,7 @@ def _carried(
     bounds = config.study.constraints
     carried = optuna.create_trial(
         state=trial.state,
-        value=trial.value,
+        values=_values(trial, config),
         params=sample,
         distributions={path: config.search[path].distribution() for path in sample},
         intermediate_values=trial.intermediate_values,
@@ -228,6 +232,13 @@ def _carried(
         trial.datetime_complete,
     )
     return carried
+
+
+def _values(trial: FrozenTrial, config: RunConfig) -> list[float] | None:
+    """By the new study's metrics, of which every trial keeps what it had at its best epoch."""
+    if len(config.study.objectives) == 1 or trial.values is None:
+        return None if trial.values is None else trial.values[:1]
+    return [trial.user_attrs[SCORED][metric] for metric in config.study.objectives]
 
 
 def _shown(misfits: Counter[str]) -> str:

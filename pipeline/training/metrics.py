@@ -21,6 +21,9 @@ Metric = Literal[
 """What a study can optimize. `ece` alone doesn't tell how often a net is right: a blind guess can
 be calibrated to perfection."""
 
+Objective = Metric | Literal["generalization_gap"]
+"""What a study can optimize beside a metric."""
+
 MINIMIZED = ("loss", "ece", "brier")
 """Scores that are better the lower they are."""
 

@@ -82,7 +82,7 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
         yield "pruning", f"saved {standing.saved_share:.0%} of their epochs"
     if evidence.verdict is not None and not evidence.verdict.winner.baseline:
         yield "the winner's settings", describe(evidence.verdict.winner.trial.params)
-    yield "metric of the search", study.metric
+    yield "metric of the search", ", ".join(study.objectives)
     data, profile = evidence.recorded("dataset"), evidence.recorded("dataset").get("profile", {})
     if data:
         yield "data set", f"{data.get('name')}, digest {data.get('digest')}"

@@ -61,15 +61,18 @@ def _pictures(evidence: Evidence, shown: list[Dot]) -> Iterator[Picture]:
     if len(entries) > 1:
         text = "All settings of each trial on one line, from low to high bound; the metric last."
         yield Picture("parallel", text, parallel_figure(entries, shown, metric))
-    found = [one for one in evidence.importances if one.path in entries]
-    if found:
+    for index, (judged, importances) in enumerate(evidence.importances.items()):
+        found = [one for one in importances if one.path in entries]
+        if not found:
+            continue
+        of = f" for {judged}" if len(evidence.importances) > 1 else ""
         text = (
-            "How much each setting matters (PED-ANOVA), its share of all; p: how often chance "
+            f"How much each setting matters{of} (PED-ANOVA), its share of all; p: how often chance "
             "alone makes a setting look as important. Dark blue matters, grey does not, light blue "
             f"can't be told: it takes {MIN_TRIALS} trials to find an effect and {MIN_TO_DISMISS} "
             "to rule it out."
         )
-        yield Picture("importance", text, importance_figure(found))
+        yield Picture(f"importance-{index}", text, importance_figure(found))
     for index, (path, entry) in enumerate(entries.items()):
         figure = slice_figure(path, entry, shown, metric, value_span(shown))
         yield Picture(f"slice-{index}", f"{metric} along {path}; dashed: its bounds.", figure, True)
