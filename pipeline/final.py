@@ -79,8 +79,8 @@ def crown(
         if offers is not None:
             table["trade_off"] = offers.to_json()
         publish(mirror, trained, {"finalists.json": table}, found.metrics())
-    preferable = () if offers is None else offers.preferable(found.winner.name)
-    registered = registrar.register_all(champion, found.finalists, trained, mirror, preferable)
+    others = () if offers is None else offers.alternatives
+    registered = registrar.register_all(champion, found.finalists, trained, mirror, others)
     return Crowned(found, champion, offers, registered)
 
 

@@ -52,6 +52,11 @@ class Finalist:
         """Which baseline it is; empty for a trial of the search."""
         return str(self.trial.user_attrs.get(BASELINE, ""))
 
+    @property
+    def alias(self) -> str:
+        """What it is called in the registry: `recipe`, `trial-12`."""
+        return self.name.replace(" ", "-")
+
     @cached_property
     def scores(self) -> npt.NDArray[np.float64]:
         """(seeds, images), as `Answers.scores`."""

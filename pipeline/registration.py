@@ -31,7 +31,7 @@ class Registration:
     """What became of a finalist in the registry.
 
     Args:
-        alias: `champion`, `unregularized`, `recipe`, or `trial-7` (see `alias_of`).
+        alias: `champion`, `unregularized`, `recipe`, or `trial-7`.
         name: the finalist's.
         problem: why it is not registered; empty when all is well.
     """
@@ -40,11 +40,6 @@ class Registration:
     name: str
     registered: Registered | None = None
     problem: str = ""
-
-
-def alias_of(finalist: Finalist) -> str:
-    """`recipe` for a baseline, `trial-7` for a trial."""
-    return finalist.baseline or f"trial-{finalist.trial.number}"
 
 
 class Registrar:
@@ -84,7 +79,7 @@ class Registrar:
         entries = {} if champion is None else {CHAMPION: champion.nets}
         others = [f for name in BASELINES for f in finalists if f.baseline == name]
         others += [f for f in finalists if f.name in offered and not f.baseline]
-        entries |= {alias_of(f): nets_of(f, followup, metric) for f in others}
+        entries |= {f.alias: nets_of(f, followup, metric) for f in others}
         weights = WeightStore((followup or self.ledger).uuid)
         weights.folder.mkdir(parents=True, exist_ok=True)
         with file_lock(weights.folder / "registering.lock"):

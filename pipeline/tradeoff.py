@@ -58,16 +58,17 @@ class TradeOff:
 
     Args:
         front: the trials of the search, by number, that none beats in all metrics.
-        offers: the finalists, or before they are trained some of the front.
+        offers: the finalists, the winner first; or before they are trained some of the front.
     """
 
     metrics: tuple[str, ...]
     front: frozenset[int]
     offers: tuple[Offer, ...]
 
-    def preferable(self, winner: str) -> list[str]:
-        """The others that hold out on the selection images: one may want them more."""
-        return [offer.name for offer in self.offers if offer.stays and offer.name != winner]
+    @property
+    def alternatives(self) -> list[str]:
+        """Who holds out beside the winner on the selection images, by name."""
+        return [offer.name for offer in self.offers[1:] if offer.stays]
 
     def to_json(self) -> dict[str, Any]:
         """As part of the finalists' table in MLflow."""

@@ -9,7 +9,7 @@ from pipeline.report.bounds import sentence
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Section
 from pipeline.report.sections.head import capital
-from pipeline.words import describe, plus_minus, points, short_name
+from pipeline.words import describe, plus_minus, points, short_name, show_metric
 
 MAX_BOUNDS = 4
 
@@ -25,6 +25,7 @@ def advice_section(evidence: Evidence) -> Section:
 def advice(evidence: Evidence) -> Iterator[str]:
     """The most important first."""
     yield from _of_verdict(evidence)
+    yield from _of_trade_off(evidence)
     yield from _of_ablation(evidence)
     yield from _of_diagnosis(evidence)
     yield from _of_bounds(evidence)
@@ -62,6 +63,23 @@ def _of_verdict(evidence: Evidence) -> Iterator[str]:
             f"Judge by the selection images and not by the search: it flattered {worst.name} by "
             f"{points(verdict.judged, worst.optimism)[1:]}."
         )
+
+
+def _of_trade_off(evidence: Evidence) -> Iterator[str]:
+    """What one gets for what, in a search by several metrics."""
+    found = evidence.trade_off
+    if found is None:
+        return
+    champion, others = found.offers[0], found.alternatives
+    for offer in found.offers:
+        if offer.name in others:
+            pairs = zip(found.metrics, champion.selection, offer.selection, strict=True)
+            told = ", ".join(
+                f"{metric.rpartition('/')[2]} {show_metric(metric, theirs.mean)} in place of "
+                f"{show_metric(metric, own.mean)}"
+                for metric, own, theirs in pairs
+            )
+            yield f"Or take {offer.name}, on selection: {told}."
 
 
 def _of_ablation(evidence: Evidence) -> Iterator[str]:

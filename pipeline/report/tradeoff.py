@@ -52,9 +52,11 @@ def explanations(found: TradeOff) -> Iterator[str]:
         yield (
             "On selection: the mean over fresh seeds, and in brackets the lowest and the highest, "
             "on images that the search never saw. The champion has the best mean of the first "
-            "metric. Those that hold out beside it on selection are registered as well, as "
-            "NAME@trial-7: which is best for you, only you can say."
+            "metric; which is best for you, only you can say."
         )
+        if found.alternatives:
+            aliases = ", ".join(name.replace(" ", "-") for name in found.alternatives)
+            yield f"Registered beside it, for it holds out on selection: {aliases} (as aliases)."
 
 
 def _is_judged(found: TradeOff) -> bool:

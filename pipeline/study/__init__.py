@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pipeline.settings import Settings
 from pipeline.study.pruners import AnyPruner, MedianSettings
 from pipeline.study.samplers import AnySampler, TpeSettings
-from pipeline.training.metrics import Metric, Objective
+from pipeline.training.metrics import METRICS, Metric, Objective
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -65,9 +65,10 @@ class StudySettings(Settings):
     def _follow_from_metrics(cls, data: Any) -> Any:
         """With several metrics, the first is `metric`, and no pruner is the default."""
         metrics = data.get("metrics") if isinstance(data, dict) else None
-        if not isinstance(metrics, list) or not metrics or not isinstance(metrics[0], str):
+        if not isinstance(metrics, list) or not metrics:
             return data
-        return {"metric": metrics[0], "pruner": {"kind": "none"}, **data}
+        first = {"metric": metrics[0]} if metrics[0] in METRICS else {}
+        return {**first, "pruner": {"kind": "none"}, **data}
 
     @property
     def objectives(self) -> tuple[str, ...]:

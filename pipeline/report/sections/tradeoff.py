@@ -23,7 +23,7 @@ def trade_off_section(evidence: Evidence) -> Section | None:
     if found is None:
         text = "No trial is complete, or may win: `regsearch run SPACE.yaml` goes on."
         return Section("trade-off", TITLE, missing=(text,))
-    missing = ()
+    missing: tuple[str, ...] = ()
     if not any(offer.selection for offer in found.offers):
         missing = ("How much of it holds out on the selection images is not known yet.",)
     winner = evidence.verdict and evidence.verdict.winner.name
