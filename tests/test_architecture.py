@@ -31,7 +31,7 @@ LAYERS = [
     {"study/warm_start"},
     {"analysis"},
     {"registry", "finalists", "readings"},
-    {"ablation", "transfer", "report/curves"},
+    {"ablation", "transfer", "tradeoff", "report/curves"},
     {"report/figures"},
     {"trial", "mirroring", "refit", "nets"},
     {"champion"},

@@ -383,6 +383,7 @@ def test_mistakes_are_told_in_one_message(workspace_of_test: Path) -> None:
 
 def test_every_section_has_a_sentence_or_more(ledger: Ledger) -> None:
     evidence = gather(ledger)
-    for make in SECTIONS:
-        section = make(evidence)
+    sections = [section for make in SECTIONS if (section := make(evidence))]
+    assert len(sections) == len(SECTIONS) - 1  # a search by one metric has no trade-off
+    for section in sections:
         assert section.lead or section.missing or section.points, section.name
