@@ -4,6 +4,7 @@ of it."""
 from __future__ import annotations
 
 import io
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -19,7 +20,9 @@ from pipeline.analysis.views import Views
 from pipeline.config import RunConfig
 from pipeline.coordinator import standing
 from pipeline.errors import UserError
+from pipeline.events import TrialScored
 from pipeline.finalists import choose
+from pipeline.journal import JournalReader, JournalWriter
 from pipeline.progress import LogView
 from pipeline.report.bounds import bounds_report
 from pipeline.report.evidence import gather
@@ -31,7 +34,7 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember_settings
 from pipeline.study.store import SCORED
 from pipeline.study.warm_start import carry, find_warm_start
-from pipeline.tradeoff import trade_off
+from pipeline.tradeoff import tell_front, trade_off
 from tests.spaces import TINY, tiny_config, tiny_space
 from tests.test_ledger import claimed, open_ledger
 
@@ -256,6 +259,22 @@ def test_mlflow_shows_the_front_as_it_is_now() -> None:
     [study] = runs("study")
     assert study.data.metrics["pareto/front_trials"] == len(front)
     assert study.data.tags["regsearch.metric"] == f"{ACCURACY}, {ECE}"
+
+
+def test_a_trial_that_leaves_the_front_is_told_once(tmp_path: Path) -> None:
+    ledger = with_scores(tmp_path, (0.1, 0.5), (0.2, 0.5), (0.9, 0.4), (0.7, 0.1))
+
+    def told() -> list[tuple[int, str]]:
+        with closing(JournalWriter(tmp_path / "journal")) as journal:
+            tell_front(ledger, journal)
+        events = reader.read()
+        return [(e.trial, e.tags["regsearch.pareto"]) for e in events if isinstance(e, TrialScored)]
+
+    reader = JournalReader(tmp_path / "journal")
+    assert told() == [(2, "front"), (3, "front")]
+    assert told() == []
+    ledger.complete(claimed(ledger), 0.8, scored(0.8, 0.1))
+    assert told() == [(3, "dominated"), (4, "front")]
 
 
 def test_the_summary_tells_both_metrics_of_each_finalist_on_both_splits(finished: Outcome) -> None:

@@ -259,12 +259,10 @@ class Ledger(Trials):
         This and what settles a trial raise `ClaimLostError` where another has it by now.
 
         Baselines are never pruned: the gain over them is what the study is about. Nor is a trial at
-        an epoch that an earlier attempt of it has passed, nor one that is audited, nor any in a
-        search by several metrics.
+        an epoch that an earlier attempt of it has passed, nor one that is audited.
         """
         self.store.report(claim.trial._trial_id, claim.owner, epoch, value)
-        spared = claim.baseline is not None or len(self.objectives) > 1
-        if spared or epoch <= claim.reported_epochs:
+        if claim.baseline is not None or epoch <= claim.reported_epochs:
             return False
         # Not `trial.should_prune()`: Optuna's handle knows only what was reported through it.
         trial = self.store.get_trial(claim.trial._trial_id)
