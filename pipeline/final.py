@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.champion import Champion
 from pipeline.finalists import KIND, Verdict, points, verdict
-from pipeline.followups import Workshop, publish
+from pipeline.followups import Workshop, gave_up, publish
 from pipeline.refit import chosen_epoch, refit_points, refit_trainings
 from pipeline.registration import Registrar, Registration
 from pipeline.study.followup import REFIT, FollowUp
 from pipeline.tracking import Mirror
 from pipeline.tradeoff import TradeOff, trade_off
+from pipeline.weights import WeightStore
 
 UNREFIT = "the refit is not trained; this is the winner without it until it is"
 UNFINISHED = "the finalists are not all trained; this is the search's own champion until they are"
@@ -67,7 +68,7 @@ def crown(
     if found is None:
         trained, found = None, registrar.scorer.of_the_search()
         if found is not None and finalists is not None:
-            found = replace(found, notes=(*found.notes, UNFINISHED))
+            found = replace(found, notes=(*found.notes, UNFINISHED, *_failures(finalists)))
     if found is None:
         baselines = registrar.scorer.baselines()  # to be compared with, even while nobody may win
         return Crowned(registered=registrar.register_all(None, baselines, None, mirror))
@@ -81,6 +82,9 @@ def crown(
         publish(mirror, trained, {"finalists.json": table}, found.metrics())
     others = () if offers is None else offers.alternatives
     registered = registrar.register_all(champion, found.finalists, trained, mirror, others)
+    if refit is not None and champion.refit is not None:  # an earlier winner's is needed no more
+        needed = {trial.number for trial in champion.refit.nets.trials}
+        WeightStore(refit.uuid).keep_only(lambda number: number in needed)
     return Crowned(found, champion, offers, registered)
 
 
@@ -93,5 +97,9 @@ def _champion(
         return champion
     trials = () if refit is None else refit_trainings(ledger, found.winner, refit)
     if not trials:
-        return replace(champion, notes=(*champion.notes, UNREFIT))
+        return replace(champion, notes=(*champion.notes, UNREFIT, *_failures(refit)))
     return registrar.scorer.refit(champion, trials, refit, chosen_epoch(found.winner))
+
+
+def _failures(followup: FollowUp | None) -> tuple[str, ...]:
+    return () if followup is None or not followup.given_up else (gave_up(followup),)

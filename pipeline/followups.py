@@ -84,11 +84,11 @@ class Workshop:
             try:
                 log.put(StudyStarted(now_ms()))
                 as_planned = replace(plan, config=plan.config.with_overrides(changes or {}))
-                given_up = run_workers(
+                followup.given_up = run_workers(
                     followup, as_planned, self.storage, self.deadline, log, self.view
                 )
-                if given_up:
-                    self.view.note(f"{kind}: too many failed in a row, the last with: {given_up}")
+                if followup.given_up:
+                    self.view.note(gave_up(followup))
                 if keeps:
                     ledger.keep("has_news", True)  # until the champion is registered
                 status: StudyStatus = "FINISHED" if followup.is_over() else "KILLED"
@@ -110,6 +110,11 @@ class Workshop:
         if (fits := self.ledger.fits()) is not None:
             followup.fixed("fits", lambda: fits)
         followup.require_same_data(self.ledger.recorded("data_digest"))
+
+
+def gave_up(followup: FollowUp) -> str:
+    """Why a follow-up was left undone."""
+    return f"{followup.kind}: too many failed in a row, the last with: {followup.given_up}"
 
 
 def publish(

@@ -62,6 +62,7 @@ class Outcome:
     crowned: Crowned = field(default_factory=Crowned)
     audit: Audit | None = None
     too_many_failures: str = ""
+    is_final_given_up: bool = False
     timed_out: bool = False
     delivery: DeliveryReport = field(default_factory=DeliveryReport)
     seconds: float = 0.0
@@ -79,7 +80,8 @@ class Outcome:
     @property
     def succeeded(self) -> bool:
         """Whether the study got as far as it could, with a champion to show for it."""
-        return self.verdict is not None and not self.too_many_failures
+        given_up = self.too_many_failures or self.is_final_given_up
+        return self.verdict is not None and not given_up
 
 
 def run_search(space: Space, options: Options, view: View) -> Outcome:
@@ -121,7 +123,9 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
             finalists = None if given_up else train_finalists(shop, len(splits.selection))
             refit = train_refit(shop, finalists)
-            unfinished = not all(books.is_over() for books in (ledger, finalists, refit) if books)
+            finals = [books for books in (finalists, refit) if books]
+            unfinished = not all(books.is_over() for books in (ledger, *finals))
+            outcome.is_final_given_up = any(books.given_up for books in finals)
             outcome.timed_out = time.time() >= deadline and unfinished
             outcome.audit = audit(ledger.trials(), ledger.config)
             if deliver(mirror, FLUSH_SEC):

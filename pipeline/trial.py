@@ -76,6 +76,7 @@ class TrialRunner:
         journal: where it is written what happens, before the store is told.
         worker: this worker's name.
         judge: scores each finished net on the selection images; None in a search.
+        device: the name of what it trains on, which may be another one than the study began with.
     """
 
     def __init__(
@@ -88,11 +89,12 @@ class TrialRunner:
         weights: WeightStore,
         worker: str,
         judge: Judge | None = None,
+        device: str = "cpu",
     ) -> None:
         self.config, self.data, self.ledger = config, data, ledger
         self.judge = judge
         self.journal, self.checkpoints, self.weights = journal, checkpoints, weights
-        self.worker = worker
+        self.worker, self.device = worker, device
         self.trainers = Trainers(config, data, self.note)
 
     def run(self, claim: Claim) -> Verdict:
@@ -246,7 +248,7 @@ class TrialRunner:
             params=claim.params,
             num_epochs=num_epochs,
             time_ms=now_ms(),
-            tags={**claim.tags, **resumed},
+            tags={**claim.tags, "regsearch.device": self.device, **resumed},
         )
 
 

@@ -20,6 +20,7 @@ LAYERS = [
     {"answers", "finalist_settings", "training", "presence", "checkpoints", "weights", "diagnosis"},
     {"study/samplers", "study/pruners", "study/patience", "study/audit", "study/carried"},
     {"study/patient_storage"},
+    {"study/book_store"},
     {"study/store"},
     {"study"},
     {"config"},

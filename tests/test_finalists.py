@@ -294,6 +294,26 @@ def test_a_final_that_is_cut_short_is_said_to_be_so(tmp_path: Path, mlflow_templ
     assert UNFINISHED in outcome.verdict.notes
 
 
+def test_why_finalists_keep_failing_is_in_the_summary(workspace: Path) -> None:
+    """Their weights can't be saved: a file lies where their folder should be."""
+    view = LogView(Console(quiet=True))
+    run_search(tiny_space(workspace), Options(num_workers=1), view)
+    config = tiny_config(workspace, *TWO, "study.max_consecutive_failures=2")
+    store = open_storage("sqlite:///mlruns/optuna.db")
+    (workspace / "mlruns/weights" / FollowUp(config, store, "finalists").uuid).touch()
+    store.close()
+    space = tiny_space(workspace, *TWO, "study.max_consecutive_failures=2")
+    outcome = run_search(space, Options(num_workers=1), view)
+    assert not outcome.succeeded
+    assert not outcome.too_many_failures  # of the search: it is over
+    assert outcome.verdict
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary(outcome))
+    told = console.export_text()
+    assert UNFINISHED in told
+    assert "finalists: too many failed in a row, the last with: FileExistsError" in told
+
+
 def test_finalists_go_on_after_the_run_was_killed(tmp_path: Path) -> None:
     """The process group is killed while finalists are trained; the same command goes on."""
     kill_and_run_again(tmp_path, (*TWO, "training.epochs=6"), ", seed 2:")

@@ -124,7 +124,7 @@ def test_the_journal_has_the_start_every_epoch_and_the_end(bench: Bench) -> None
     assert started.name == "trial 0 (unregularized)"
     assert started.worker == "worker 1"
     assert started.params == {"regularization.dropout": 0.0, "training.optimizer.weight_decay": 0.0}
-    assert started.tags == {"regsearch.baseline": "unregularized"}
+    assert started.tags == {"regsearch.baseline": "unregularized", "regsearch.device": "cpu"}
     assert isinstance(first, EpochEnded)
     assert isinstance(second, EpochEnded)
     assert (first.epoch, second.epoch) == (1, 2)

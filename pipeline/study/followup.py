@@ -63,7 +63,12 @@ class FollowUp(Ledger):
         config: the settings of the study, or how they are changed for all points.
         kind: `finalists`, `ablation` ...: the last part of its name.
         keeps: whether the weights of its trainings are kept.
+
+    Attributes:
+        given_up: the reason of the last of too many failures in a row, in this run; else empty.
     """
+
+    given_up: str = ""
 
     def __init__(self, config: RunConfig, store: Store, kind: str, *, keeps: bool = False) -> None:
         self.kind, self.keeps, self.folds_validation = kind, keeps, kind == REFIT

@@ -102,6 +102,7 @@ def _run_trials(job: Job) -> None:
     from pipeline.training.data import DeviceData, to_device
     from pipeline.trial import TrialRunner
     from pipeline.weights import WeightStore
+    from pipeline.workers.plan import device_name
 
     keep_freed()
     if job.threads:
@@ -126,7 +127,9 @@ def _run_trials(job: Job) -> None:
     if job.followup:  # the search's workers look at no selection image
         selection = to_device(splits.selection, torch.device(job.device))
         judge = Judge(selection, data, judged_by(config.study.metric))
-    runner = TrialRunner(job.trained, data, ledger, journal, *stores, job.name, judge)
+    runner = TrialRunner(
+        job.trained, data, ledger, journal, *stores, job.name, judge, device_name(job.device)
+    )
     threading.Thread(target=_beat, args=(ledger,), daemon=True).start()
     threading.Thread(target=_watch_coordinator, daemon=True).start()
     limit = config.study.max_consecutive_failures
