@@ -1,5 +1,7 @@
-"""What is written about a whole study: attributes, trials that it begins with, wider bounds. Each is
-one transaction; see `Store` for the trials' own steps."""
+"""What is written about a whole study: attributes, trials that it begins with, wider bounds.
+
+Each is one transaction; see `Store` for the trials' own steps.
+"""
 
 from __future__ import annotations
 
