@@ -158,6 +158,7 @@ def test_every_section_is_there_in_order(html: str) -> None:
         "advice",
         "finalists",
         "ablation",
+        "transfer",
         "search",
         "audit",
         "trials",

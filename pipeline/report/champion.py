@@ -7,7 +7,7 @@ from rich.text import Text
 from pipeline.answers import Gain
 from pipeline.champion import Champion, Refit
 from pipeline.nets import Nets
-from pipeline.words import plus_minus, show_gain, show_metric
+from pipeline.words import show_gain, show_mean
 
 
 def champion_lines(champion: Champion | None) -> list[Text]:
@@ -45,5 +45,4 @@ def _ensemble(nets: Nets, gain: Gain) -> str:
 
 
 def _score(nets: Nets) -> str:
-    mean, half = nets.selection or (0.0, 0.0)
-    return f"{show_metric(nets.judged, mean)} {plus_minus(nets.judged, half)}"
+    return show_mean(nets.judged, nets.selection)

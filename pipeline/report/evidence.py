@@ -29,6 +29,7 @@ from pipeline.study.followup import FollowUp, open_followups
 from pipeline.study.ledger import Ledger
 from pipeline.study.trials import SCORED, overrides_of
 from pipeline.training.metrics import direction
+from pipeline.transfer import Transfer, read_transfers
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Evidence:
         bounds: None, and why in `no_bounds`, where there are too few trials to judge them by.
         curves, final_curves: of the search's trials, and of the finalists' trainings.
         ablation: None where none was begun.
+        transfers: the conditions under which a finalist was trained with all of its seeds.
         spans: who ran what when, the follow-ups included, by kind: `study`, `finalists` ...
     """
 
@@ -60,6 +62,7 @@ class Evidence:
     spans: Mapping[str, list[Attempt]]
     sources: Sources
     ablation: Ablation | None
+    transfers: tuple[Transfer, ...]
 
     @property
     def metric(self) -> str:
@@ -133,6 +136,7 @@ def gather(ledger: Ledger) -> Evidence:
         },
         sources=find_sources(ledger, followups),
         ablation=_ablation(ledger),
+        transfers=tuple(read_transfers(ledger)),
     )
 
 

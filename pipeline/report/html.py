@@ -20,6 +20,7 @@ from pipeline.report.sections.ablation import ablation_section
 from pipeline.report.sections.finalists import finalists_section, weights_section
 from pipeline.report.sections.head import head_section
 from pipeline.report.sections.search import search_section
+from pipeline.report.sections.transfer import transfer_section
 from pipeline.report.sections.trials import audit_section, trials_section
 from pipeline.report.sections.work import readings_section, timeline_section
 from pipeline.report.sources import log_report
@@ -30,6 +31,7 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
     advice_section,
     finalists_section,
     ablation_section,
+    transfer_section,
     search_section,
     audit_section,
     trials_section,

@@ -5,11 +5,12 @@ MLflow may be away: then there are no ids, and nothing else of the report is mis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from optuna.trial import FrozenTrial
 
 from pipeline.errors import UserError, redact
 from pipeline.readings import Reading, recorded_readings
@@ -60,6 +61,11 @@ class Sources:
     def of_training(self, kind: str, number: int) -> str:
         """The run of a training of a follow-up."""
         return self.trainings.get(kind, {}).get(number, NO_RUN)
+
+    def of_trainings(self, kind: str, trainings: Iterable[FrozenTrial]) -> str:
+        """The runs of trainings of a follow-up, as a table shows them."""
+        runs = (self.of_training(kind, training.number) for training in trainings)
+        return " ".join(dict.fromkeys(runs)) or NO_RUN
 
     def of_followup(self, kind: str) -> str:
         return self.followups.get(kind, "")
