@@ -157,6 +157,7 @@ def test_every_section_is_there_in_order(html: str) -> None:
         "verdict",
         "advice",
         "finalists",
+        "champion",
         "ablation",
         "transfer",
         "search",

@@ -17,6 +17,8 @@ from pipeline.analysis.audit import Audit, audit
 from pipeline.analysis.bounds import BoundsReport, examine_bounds
 from pipeline.analysis.importance import Importance, importance
 from pipeline.answers import judged_by
+from pipeline.champion import Champion
+from pipeline.champion_record import recall_champion
 from pipeline.coordinator import standing
 from pipeline.diagnosis import Diagnosis, diagnose
 from pipeline.errors import UserError
@@ -44,6 +46,7 @@ class Evidence:
         bounds: None, and why in `no_bounds`, where there are too few trials to judge them by.
         curves, final_curves: of the search's trials, and of the finalists' trainings.
         ablation: None where none was begun.
+        champion: what was registered last, as it was scored then; None where nothing was kept.
         transfers: the conditions under which a finalist was trained with all of its seeds.
         spans: who ran what when, the follow-ups included, by kind: `study`, `finalists` ...
     """
@@ -63,6 +66,7 @@ class Evidence:
     sources: Sources
     ablation: Ablation | None
     transfers: tuple[Transfer, ...]
+    champion: Champion | None
 
     @property
     def metric(self) -> str:
@@ -137,6 +141,7 @@ def gather(ledger: Ledger) -> Evidence:
         sources=find_sources(ledger, followups),
         ablation=_ablation(ledger),
         transfers=tuple(read_transfers(ledger)),
+        champion=recall_champion(ledger, followups),
     )
 
 

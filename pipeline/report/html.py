@@ -17,6 +17,7 @@ from pipeline.report.advice import advice_section
 from pipeline.report.evidence import Evidence, gather
 from pipeline.report.page import Section
 from pipeline.report.sections.ablation import ablation_section
+from pipeline.report.sections.champion import champion_section
 from pipeline.report.sections.finalists import finalists_section, weights_section
 from pipeline.report.sections.head import head_section
 from pipeline.report.sections.search import search_section
@@ -30,6 +31,7 @@ SECTIONS: tuple[Callable[[Evidence], Section], ...] = (
     head_section,
     advice_section,
     finalists_section,
+    champion_section,
     ablation_section,
     transfer_section,
     search_section,

@@ -31,9 +31,9 @@ def ablation_section(evidence: Evidence) -> Section:
         lead=(
             f"Of {found.reference}, in {gain_unit(found.judged)} on {found.num_images:,} "
             f"selection images; every variant was trained with the same {found.num_seeds} fresh "
-            f"seeds. In {found.reference}: against itself without it. Alone: against no regularization. "
-            "Interaction: what both are worth beyond the sum of each alone. Intervals are of 95 %, "
-            "in pairs.",
+            f"seeds. In {found.reference}: against itself without it. Alone: against no "
+            "regularization. Interaction: what both are worth beyond the sum of each alone. "
+            "Intervals are of 95 %, in pairs.",
         ),
         points=(
             *(f"{sentence(found, effect)}." for effect in found.effects),
