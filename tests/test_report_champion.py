@@ -15,12 +15,13 @@ from rich.console import Console
 from pipeline.answers import Answers
 from pipeline.champion import Champion, Refit
 from pipeline.champion_record import recall_champion, remember_champion
-from pipeline.finalists import best_training
+from pipeline.finalists import KIND, best_training
 from pipeline.nets import Nets
 from pipeline.progress import LogView
 from pipeline.report.evidence import Evidence, gather
 from pipeline.report.html import render, write_report
 from pipeline.report.sections.champion import champion_section
+from pipeline.report.sources import Sources, Version
 from pipeline.revisit import Means, ablate
 from pipeline.search import Outcome
 from pipeline.study.followup import REFIT, FollowUp, Point
@@ -131,6 +132,21 @@ def test_a_refit_takes_the_winners_place_unless_it_is_worse(
     assert len(table.rows) == 3
 
 
+@pytest.mark.parametrize(("num_nets", "is_it"), [(2, True), (1, False)])
+def test_one_of_its_nets_alone_is_not_the_ensemble(
+    ledger: Ledger, num_nets: int, is_it: bool
+) -> None:
+    """Both are versions of the same run."""
+    nets = ensemble(ledger, 36)
+    remember_champion(ledger, Champion(nets, (0.15, 0.1)))
+    version = Version("4", ("champion",), "run-a", num_nets)
+    trainings = {KIND: {nets.trials[0].number: "run-a", nets.trials[1].number: "run-b"}}
+    sources = Sources(trainings=trainings, versions=(version,))
+    text = told(replace(gather(ledger), sources=sources))
+    assert ("In MLflow it is version 4 of tiny-cnn" in text) is is_it
+    assert ("`models:/tiny-cnn@champion` in MLflow is not this model" in text) is not is_it
+
+
 def test_what_is_kept_comes_back_as_it_was(ledger: Ledger) -> None:
     nets = ensemble(ledger, 36)
     before = Champion(nets, (0.15, 0.1), refit(ledger, nets, 38), ("a note",))
@@ -220,6 +236,6 @@ def test_an_alias_that_was_moved_is_told(finished: Outcome, lasting_workspace: P
     client.set_registered_model_alias("tiny-cnn", "champion", other)
     text = Page(report(lasting_workspace)).text
     client.set_registered_model_alias("tiny-cnn", "champion", champion)
-    if other != champion:
-        assert "models:/tiny-cnn@champion in MLflow is not this model" in text
-        assert "regsearch sync tiny registers it" in text
+    assert other != champion
+    assert "models:/tiny-cnn@champion in MLflow is not this model" in text
+    assert "regsearch sync tiny registers it" in text
