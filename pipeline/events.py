@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,8 @@ from pipeline.settings import Scalar
 
 TrialState = Literal["COMPLETE", "PRUNED", "FAIL"]
 StudyStatus = Literal["FINISHED", "FAILED", "KILLED"]
+Table = Sequence[Mapping[str, Scalar]]
+"""Rows that all have the same columns."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class TrialScored:
-    """What is known of a trial as a whole: figures at its best epoch, and tags to filter by."""
+    """What is known of a trial as a whole: figures at its best epoch, tags to filter by, and tables
+    by their file names."""
 
     trial: int
     attempt: int
@@ -58,6 +61,7 @@ class TrialScored:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     time_ms: int
+    tables: Mapping[str, Table] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,12 @@ class Note:
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """Figures about the whole study; `step` is the number of its ended trials."""
+    """Figures about the whole study, and tags; `step` is the number of its ended trials."""
 
     step: int
     metrics: Mapping[str, float]
     time_ms: int
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,10 @@ def _is_str(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
 def _is_mapping_to(is_of_type: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(map(is_of_type, value.values()))
 
@@ -196,7 +205,8 @@ _IS_OF_TYPE: dict[str, Callable[[Any], bool]] = {
     "StudyStatus": lambda value: value in get_args(StudyStatus),
     "Mapping[str, str]": _is_mapping_to(_is_str),
     "Mapping[str, float]": _is_mapping_to(_is_float),
-    "Mapping[str, Scalar | None]": _is_mapping_to(
-        lambda value: value is None or isinstance(value, bool | int | float | str)
+    "Mapping[str, Scalar | None]": _is_mapping_to(lambda value: value is None or _is_scalar(value)),
+    "Mapping[str, Table]": _is_mapping_to(
+        lambda value: isinstance(value, list) and all(map(_is_mapping_to(_is_scalar), value))
     ),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from pipeline.champion import Champion
+from pipeline.champion_record import remember_champion
 from pipeline.finalists import KIND, Verdict, points, verdict
 from pipeline.followups import Workshop, gave_up, publish
 from pipeline.refit import chosen_epoch, refit_points, refit_trainings
@@ -75,6 +76,7 @@ def crown(
     registrar.ledger.keep("winner", found.winner.trial.number)
     champion = _champion(registrar, found, trained, refit)
     offers = trade_off(registrar.ledger, found)
+    remember_champion(registrar.ledger, champion)
     if mirror is not None and trained is not None:
         table = {**found.to_json(), "champion": champion.to_json()}
         if offers is not None:

@@ -118,6 +118,10 @@ class Verdict:
     def baseline(self, name: str) -> Finalist | None:
         return next((f for f in self.finalists if f.baseline == name), None)
 
+    def scores(self) -> dict[str, tuple[float, float]]:
+        """By name, the mean of each finalist that was scored and half the width of its interval."""
+        return {f.name: f.selection for f in self.finalists if f.selection is not None}
+
     def to_json(self) -> dict[str, Any]:
         """A table for MLflow: names, trial numbers, means, half widths, gaps."""
         return {

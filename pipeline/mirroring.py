@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from pipeline.journal import journal_folder
 from pipeline.study.carried import is_carried
+from pipeline.study.followup import tables_of
 from pipeline.study.ledger import Ledger
 from pipeline.study.store import ATTEMPT, REASON
 from pipeline.tracking import DatasetInfo, Finding, Mirror, StudyFacts, TrialRecord, reconcile
@@ -67,6 +68,7 @@ def _record(ledger: Ledger, trial: FrozenTrial) -> TrialRecord:
         tags=ledger.tags_of(trial),
         metric=ledger.metric,
         curve=trial.intermediate_values,
+        tables=tables_of(trial.user_attrs),
         reason=str(trial.user_attrs.get(REASON, "")),
         started_ms=_ms(trial.datetime_start),
         ended_ms=_ms(trial.datetime_complete),

@@ -14,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.config.space_file import Space
 from pipeline.coordinator import standing
 from pipeline.datasets import Splits, load_splits
-from pipeline.events import StudyEnded, StudyStarted, StudyStatus, now_ms
+from pipeline.events import StudyEnded, StudyProgress, StudyStarted, StudyStatus, now_ms
 from pipeline.final import Crowned, crown, train_finalists, train_refit
 from pipeline.finalists import Verdict
 from pipeline.followups import FLUSH_SEC, Workshop
@@ -128,6 +128,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             outcome.is_final_given_up = any(books.given_up for books in finals)
             outcome.timed_out = time.time() >= deadline and unfinished
             outcome.audit = audit(ledger.trials(), ledger.config)
+            journal.try_put(_audited(outcome.audit, outcome.standing.ended))
             if deliver(mirror, FLUSH_SEC):
                 reached: Mirror | None = mirror
                 agree(ledger, mirror)
@@ -148,6 +149,11 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     outcome.delivery = delivery
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def _audited(found: Audit, num_ended: int) -> StudyProgress:
+    """What MLflow's run of the study shows of the pruning audit."""
+    return StudyProgress(num_ended, found.metrics(), now_ms(), found.tags())
 
 
 def _dataset(config: RunConfig, splits: Splits) -> dict[str, object]:

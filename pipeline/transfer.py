@@ -15,6 +15,7 @@ from pipeline.study.ledger import Ledger
 
 EPOCHS, DATA = "transfer-epochs", "transfer-data"
 CONDITIONS = {EPOCHS: "twice the epochs", DATA: "half the training images"}
+SEARCHED = "as searched"
 _EPOCHS = "training.epochs"
 
 

@@ -31,7 +31,7 @@ from pipeline.judging import Judge
 from pipeline.state_file import DamagedFileError
 from pipeline.study.claim import Claim
 from pipeline.study.constraints import constraint_tags
-from pipeline.study.followup import ANSWERS, WEIGHTS
+from pipeline.study.followup import ANSWERS, WEIGHTS, tables_of
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StoreAwayError
 from pipeline.study.store import SCORED, ClaimLostError
@@ -208,7 +208,13 @@ class TrialRunner:
         """Figures that are not in the curves, and tags to filter trials by."""
         added = {k: v for k, v in verdict.metrics.items() if k.startswith("selection/")}
         return TrialScored(
-            claim.number, claim.attempt, verdict.epoch, added, self._tags(claim, verdict), now_ms()
+            claim.number,
+            claim.attempt,
+            verdict.epoch,
+            added,
+            self._tags(claim, verdict),
+            now_ms(),
+            tables_of(verdict.attrs),
         )
 
     def _tags(self, claim: Claim, verdict: Verdict) -> dict[str, str]:

@@ -47,6 +47,16 @@ def show_metric(metric: str, value: float | None) -> str:
     return f"{value:.2%}" if is_share(metric) else f"{value:.4f}"
 
 
+def show_mean(metric: str, mean: tuple[float, float] | None) -> str:
+    """A metric's value and half the width of its interval: `95.55% ± 1.37`."""
+    return "-" if mean is None else f"{show_metric(metric, mean[0])} {plus_minus(metric, mean[1])}"
+
+
+def gain_unit(metric: str) -> str:
+    """In what a gain is told."""
+    return f"points of {metric}" if is_share(metric) else metric
+
+
 def points(metric: str, difference: float) -> str:
     """A signed difference: in points (hundredths) of a share, else as it is."""
     return f"{100 * difference:+.2f}" if is_share(metric) else f"{difference:+.4f}"

@@ -36,7 +36,7 @@ LAYERS = [
     {"report/figures"},
     {"trial", "mirroring", "refit", "nets"},
     {"champion"},
-    {"scoring"},
+    {"scoring", "champion_record"},
     {"evaluation", "workers", "registration"},
     {"coordinator", "recorded_trial"},
     {"workforce"},

@@ -165,6 +165,12 @@ def test_false_prunes_regret_and_the_warm_up_that_would_have_kept_them(tmp_path:
     assert found.interval == pytest.approx((0.2077, 0.9385), abs=1e-4)
     remedy = "`study.pruner.warmup_epochs: 3` would have kept all of them"
     assert found.advice == f"2 false prunes among 3 audited: {remedy}"
+    assert found.metrics() == {
+        "pruning/audited": 3.0,
+        "pruning/false_prunes": 2.0,
+        "pruning/regret": pytest.approx(0.05),
+    }
+    assert found.tags() == {"regsearch.pruning_audit": found.advice}
 
 
 def test_the_best_value_so_far_counts_as_it_does_for_the_pruner(tmp_path: Path) -> None:

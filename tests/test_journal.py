@@ -30,6 +30,8 @@ from pipeline.events import (
 )
 from pipeline.journal import JournalReader, JournalWriter, journal_folder
 
+WEIGHTS = {"weights.json": [{"layer": "0", "mean_abs": 0.5, "num_weights": 6}]}
+
 EVENTS: list[Event] = [
     TrialStarted(
         trial=7,
@@ -42,11 +44,13 @@ EVENTS: list[Event] = [
         tags={"regsearch.baseline": "récipe"},
     ),
     EpochEnded(7, 2, 1, {"loss": 0.5, "up": math.inf, "down": -math.inf}, 1),
-    TrialScored(7, 2, 3, {"selection/accuracy": 0.5}, {"regsearch.diagnosis": "healthy"}, 2),
+    TrialScored(
+        7, 2, 3, {"selection/accuracy": 0.5}, {"regsearch.diagnosis": "healthy"}, 2, WEIGHTS
+    ),
     TrialEnded(7, 2, "PRUNED", "worse than the median", 0.25, 2),
     TrialRequeued(7, 2, "killed", 3),
     Note("a line", 4),
-    StudyProgress(12, {"best": 1.0}, 5),
+    StudyProgress(12, {"best": 1.0}, 5, {"regsearch.pruning_audit": "no false prune"}),
     StudyStarted(6),
     StudyEnded("KILLED", 7),
 ]
@@ -85,6 +89,12 @@ def test_an_event_comes_back_as_it_was(event: Event) -> None:
     assert decode(line) == event
 
 
+def test_a_line_from_before_there_were_tables_is_read() -> None:
+    line = '{"kind": "trial_scored", "trial": 7, "attempt": 2, "epoch": 3, "metrics": {}, '
+    line += '"tags": {}, "time_ms": 2}'
+    assert decode(line) == TrialScored(7, 2, 3, {}, {}, 2)
+
+
 def test_every_kind_of_event_is_among_them() -> None:
     assert {type(event) for event in EVENTS} == set(KINDS.values())
 
@@ -107,6 +117,8 @@ def test_a_value_that_is_no_number_stays_one() -> None:
         '{"kind": "study_ended", "time_ms": 1, "status": "RUNNING"}',
         '{"kind": "study_progress", "time_ms": 1, "step": 1, "metrics": {"a": "b"}}',
         '{"kind": "party", "time_ms": 1}',
+        '{"kind": "trial_scored", "trial": 0, "attempt": 1, "epoch": 1, "metrics": {}, "tags": {}, '
+        '"time_ms": 1, "tables": {"a.json": [{"layer": [1]}]}}',
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:

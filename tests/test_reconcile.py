@@ -145,6 +145,16 @@ def test_gaps_in_a_curve_are_filled_and_what_is_there_stays(mirror: Mirror) -> N
     assert reconcile(mirror, [record(0), record(1), other]) == []
 
 
+def test_a_missing_table_is_logged_from_the_store(mirror: Mirror) -> None:
+    rows = [{"layer": "stem", "mean_abs": 0.5}]
+    has = [record(0), record(1, tables={"weights.json": rows})]
+    assert texts(reconcile(mirror, has)) == ["trial 1: its run lacks weights.json"]
+    assert reconcile(mirror, has) == []
+    table = mirror.client.load_table(mirror.experiment_id, "weights.json")
+    assert table.to_dict("records") == rows
+    assert trial_runs()[1].info.status == "FINISHED"
+
+
 def test_missing_parameters_are_told(mirror: Mirror) -> None:
     trials = [record(0), record(1, params={"x": 1, "y": 2})]
     assert texts(reconcile(mirror, trials)) == ["trial 1: its run lacks parameters"]

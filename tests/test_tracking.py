@@ -18,11 +18,13 @@ from pipeline.events import (
     StudyProgress,
     StudyStarted,
     TrialRequeued,
+    TrialScored,
     TrialStarted,
 )
 from pipeline.journal import journal_folder
 from pipeline.tracking import connect
 from pipeline.tracking.runs import StudyRuns, study_identity
+from pipeline.tracking.tables import logged_tables
 from pipeline.tracking.updates import Point, RunUpdate, coalesce, to_updates
 from tests.mirrors import (
     DIGITS,
@@ -97,6 +99,33 @@ def test_a_study_is_seen_in_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
         assert dataset_input.dataset.digest == DIGITS.digest
         assert [tag.value for tag in dataset_input.tags] == ["training"]
     assert mlflow.active_run() is None
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_trials_table_is_one_that_mlflow_shows_and_is_logged_once() -> None:
+    rows = [{"layer": "stem", "mean_abs": 0.5}, {"layer": "head", "mean_abs": 0.25}]
+    scored = TrialScored(7, 1, 1, {"selection/accuracy": 0.9}, {}, 1_500, {"weights.json": rows})
+    story = [started(7), epoch(7, 1), scored, ended(7)]
+    deliver(events=story)
+    deliver(events=story)  # a replay
+    client = MlflowClient()
+    [run] = trial_runs().values()
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["weights.json"]
+    table = client.load_table(run.info.experiment_id, "weights.json")
+    assert table.to_dict("records") == rows
+    assert run.data.tags["mlflow.loggedArtifacts"].count("weights.json") == 1
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_table_joins_those_that_a_user_has_logged() -> None:
+    deliver(events=lived(7))
+    client, [run] = MlflowClient(), trial_runs().values()
+    tag = json.dumps([{"path": "errors.json", "type": "table"}])  # as `log_table` leaves it
+    client.set_tag(run.info.run_id, "mlflow.loggedArtifacts", tag)
+    table = {"weights.json": [{"layer": "0"}]}
+    deliver(events=[TrialScored(7, 1, 1, {}, {}, 2_500, table)])
+    [run] = trial_runs().values()
+    assert logged_tables(run.data.tags) == {"errors.json", "weights.json"}
 
 
 @pytest.mark.usefixtures("workspace")

@@ -18,6 +18,8 @@ from pipeline.study.pruners import PrunerSettings, ThresholdSettings
 from pipeline.study.trials import value_of
 from pipeline.training.metrics import direction, is_better
 
+ADVICE_TAG = "regsearch.pruning_audit"
+
 
 @dataclass(frozen=True)
 class FalsePrune:
@@ -76,6 +78,20 @@ class Audit:
     weaker: Half | None
     stronger: Half | None
     advice: str
+
+    def metrics(self) -> dict[str, float]:
+        """As metrics of MLflow; none where the pruner wanted to stop no trial."""
+        if not self.num_audited + self.num_pruned:
+            return {}
+        return {
+            "pruning/audited": float(self.num_audited),
+            "pruning/false_prunes": float(len(self.false_prunes)),
+            "pruning/regret": self.regret,
+        }
+
+    def tags(self) -> dict[str, str]:
+        """As tags of MLflow: the advice."""
+        return {ADVICE_TAG: self.advice} if self.metrics() else {}
 
 
 def audit(trials: Sequence[FrozenTrial], config: RunConfig) -> Audit:

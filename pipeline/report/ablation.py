@@ -9,9 +9,9 @@ from rich.text import Text
 
 from pipeline.ablation import Ablation, Effect, Interaction
 from pipeline.answers import Gain
+from pipeline.report.transfer import transfer_report
 from pipeline.revisit import Ablated
-from pipeline.transfer import Transfer
-from pipeline.words import points, short_name, show_gain, spell
+from pipeline.words import gain_unit, points, short_name, show_gain, spell
 
 
 def ablation_report(outcome: Ablated) -> RenderableType:
@@ -47,12 +47,12 @@ def _table(found: Ablation) -> Table:
 
 
 def _how(found: Ablation) -> str:
-    unit = "points of accuracy" if found.judged.endswith("accuracy") else found.judged
     return (
-        f"In {unit} on {found.num_images:,} selection images, better is positive; each variant was "
-        f"trained with the same {found.num_seeds} fresh seeds. In {found.reference}: against "
-        "itself without it. Alone: against no regularization. Intervals are of 95 %, each for "
-        "itself: of twenty that are true to nothing, one says otherwise."
+        f"In {gain_unit(found.judged)} on {found.num_images:,} selection images, better is "
+        f"positive; each variant was trained with the same {found.num_seeds} fresh seeds. In "
+        f"{found.reference}: against itself without it. Alone: against no regularization. "
+        "Intervals are of 95 %, each for itself: of twenty that are true to nothing, one says "
+        "otherwise."
     )
 
 
@@ -81,22 +81,3 @@ def interaction_sentence(found: Ablation, each: Interaction) -> str:
     excess = show_gain(found.judged, each.interaction)
     names = f"{short_name(each.first)} and {short_name(each.second)}"
     return f"{names} {each.words}: alone {one} and {other}, both {both} ({excess} against the sum)"
-
-
-def transfer_report(transfer: Transfer) -> list[RenderableType]:
-    """What each finalist gains over no regularization, as it was and under the condition."""
-    judged = transfer.before.judged
-    table = Table("", "as searched", transfer.condition, box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, (before, after) in transfer.gains().items():
-        table.add_row(name, show_gain(judged, before), show_gain(judged, after))
-    winner, best = transfer.before.winner.name, transfer.after.winner.name
-    held = (
-        f"{winner} is still the best, or not told from it"
-        if transfer.holds
-        else (f"{best} is better than {winner} there: the choice does not carry over")
-    )
-    return [
-        Text(f"gains over no regularization at {transfer.condition}", style="bold"),
-        table,
-        Text(f"at {transfer.condition}: {held}"),
-    ]

@@ -19,6 +19,8 @@ from pipeline.analysis.importance import Importance
 from pipeline.analysis.ranking import searched_trials
 from pipeline.analysis.views import Views
 from pipeline.answers import judged_by
+from pipeline.champion import Champion
+from pipeline.champion_record import recall_champion
 from pipeline.coordinator import standing
 from pipeline.diagnosis import Diagnosis, diagnose
 from pipeline.errors import UserError
@@ -32,6 +34,7 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.store import SCORED
 from pipeline.study.trials import overrides_of
 from pipeline.tradeoff import TradeOff, trade_off
+from pipeline.transfer import Transfer, read_transfers
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Evidence:
         curves, final_curves: of the search's trials, and of the finalists' trainings.
         ablation: None where none was begun.
         trade_off: None in a search by one metric.
+        champion: what was registered last, as it was scored then; None where nothing was kept.
+        transfers: the conditions under which a finalist was trained with all of its seeds.
         spans: who ran what when, the follow-ups included, by kind: `study`, `finalists` ...
     """
 
@@ -65,6 +70,8 @@ class Evidence:
     sources: Sources
     ablation: Ablation | None
     trade_off: TradeOff | None
+    transfers: tuple[Transfer, ...]
+    champion: Champion | None
 
     @property
     def metric(self) -> str:
@@ -136,6 +143,8 @@ def gather(ledger: Ledger) -> Evidence:
         sources=find_sources(ledger, followups),
         ablation=_ablation(ledger),
         trade_off=trade_off(ledger, found),
+        transfers=tuple(read_transfers(ledger)),
+        champion=recall_champion(ledger, followups),
     )
 
 

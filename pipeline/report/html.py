@@ -17,10 +17,12 @@ from pipeline.report.advice import advice_section
 from pipeline.report.evidence import Evidence, gather
 from pipeline.report.page import Section
 from pipeline.report.sections.ablation import ablation_section
+from pipeline.report.sections.champion import champion_section
 from pipeline.report.sections.finalists import finalists_section, weights_section
 from pipeline.report.sections.head import head_section
 from pipeline.report.sections.search import search_section
 from pipeline.report.sections.tradeoff import trade_off_section
+from pipeline.report.sections.transfer import transfer_section
 from pipeline.report.sections.trials import audit_section, trials_section
 from pipeline.report.sections.work import readings_section, timeline_section
 from pipeline.report.sources import log_report
@@ -31,7 +33,9 @@ SECTIONS: tuple[Callable[[Evidence], Section | None], ...] = (
     advice_section,
     finalists_section,
     trade_off_section,
+    champion_section,
     ablation_section,
+    transfer_section,
     search_section,
     audit_section,
     trials_section,

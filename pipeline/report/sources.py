@@ -5,14 +5,17 @@ MLflow may be away: then there are no ids, and nothing else of the report is mis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from optuna.trial import FrozenTrial
 
 from pipeline.errors import UserError, redact
 from pipeline.readings import Reading, recorded_readings
+from pipeline.registry import NUM_NETS
 from pipeline.study.ledger import Ledger
 from pipeline.tracking import connect
 from pipeline.tracking.finding import find_runs
@@ -32,6 +35,22 @@ class ModelReading:
 
 
 @dataclass(frozen=True)
+class Version:
+    """A version of the study's registered model.
+
+    Attributes:
+        aliases: those that point at it.
+        run: whose output it is.
+        num_nets: how many nets' probabilities it averages.
+    """
+
+    number: str
+    aliases: tuple[str, ...]
+    run: str
+    num_nets: int
+
+
+@dataclass(frozen=True)
 class Sources:
     """What MLflow has of a study.
 
@@ -41,7 +60,7 @@ class Sources:
         trials: number -> run.
         followups: kind -> run.
         trainings: kind -> number of a training -> run.
-        versions: of the registered model, as many as come from this study.
+        versions: of the registered model, those that come from this study.
     """
 
     client: MlflowClient | None = None
@@ -50,7 +69,7 @@ class Sources:
     trials: Mapping[int, str] = field(default_factory=dict)
     followups: Mapping[str, str] = field(default_factory=dict)
     trainings: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    versions: int = 0
+    versions: tuple[Version, ...] = ()
     readings: tuple[ModelReading, ...] = ()
 
     def of_trial(self, number: int) -> str:
@@ -60,6 +79,15 @@ class Sources:
     def of_training(self, kind: str, number: int) -> str:
         """The run of a training of a follow-up."""
         return self.trainings.get(kind, {}).get(number, NO_RUN)
+
+    def of_trainings(self, kind: str, trainings: Iterable[FrozenTrial]) -> str:
+        """The runs of trainings of a follow-up, as a table shows them."""
+        runs = (self.of_training(kind, training.number) for training in trainings)
+        return " ".join(dict.fromkeys(runs)) or NO_RUN
+
+    def with_alias(self, alias: str) -> Version | None:
+        """The version that an alias points at, if that is one of this study's."""
+        return next((one for one in self.versions if alias in one.aliases), None)
 
     def of_followup(self, kind: str) -> str:
         return self.followups.get(kind, "")
@@ -103,7 +131,7 @@ def _find(client: MlflowClient, ledger: Ledger, followups: Mapping[str, Ledger])
     trials = _trials(client, place, study)
     trainings = {kind: _trials(client, place, run) for kind, run in found.items() if run}
     runs = {*trials.values(), *(run for of_kind in trainings.values() for run in of_kind.values())}
-    versions, readings = _readings(client, ledger.config.registry.model_name, runs)
+    versions, readings = _registered(client, ledger.config.registry.model_name, runs)
     return Sources(client, "", study, trials, found, trainings, versions, readings)
 
 
@@ -122,19 +150,22 @@ def _trials(client: MlflowClient, experiment: str, parent: str) -> dict[int, str
     return found
 
 
-def _readings(
+def _registered(
     client: MlflowClient, name: str, runs: set[str]
-) -> tuple[int, tuple[ModelReading, ...]]:
-    """How many versions of a model these runs have, and the readings on record of them."""
+) -> tuple[tuple[Version, ...], tuple[ModelReading, ...]]:
+    """The versions of a model that these runs have, and the readings on record of them."""
     versions = [v for v in client.search_model_versions(f"name = '{name}'") if v.run_id in runs]
     aliases = dict(client.get_registered_model(name).aliases) if versions else {}
-    found = [
-        ModelReading(str(version.version), _aliases(aliases, version.version), reading)
-        for version in versions
+    told = tuple(_version(version, aliases) for version in versions)
+    readings = [
+        ModelReading(one.number, ", ".join(one.aliases) or "-", reading)
+        for one, version in zip(told, versions, strict=True)
         for reading in recorded_readings(client, version)
     ]
-    return len(versions), tuple(sorted(found, key=lambda one: one.reading.when))
+    return told, tuple(sorted(readings, key=lambda one: one.reading.when))
 
 
-def _aliases(aliases: Mapping[str, object], version: object) -> str:
-    return ", ".join(sorted(name for name, v in aliases.items() if str(v) == str(version))) or "-"
+def _version(version: ModelVersion, aliases: Mapping[str, object]) -> Version:
+    number = str(version.version)
+    own = tuple(sorted(name for name, v in aliases.items() if str(v) == number))
+    return Version(number, own, str(version.run_id), int(version.tags.get(NUM_NETS, "1")))

@@ -22,7 +22,7 @@ from pipeline.report.tradeoff import trade_off_lines
 from pipeline.search import Outcome
 from pipeline.study.baselines import baselines
 from pipeline.tracking import Report
-from pipeline.words import duration, plus_minus, points, show_gain, show_metric, spell
+from pipeline.words import duration, points, show_gain, show_mean, show_metric, spell
 
 
 def summary(outcome: Outcome) -> RenderableType:
@@ -113,7 +113,7 @@ def _comparison(verdict: Verdict, metric: str) -> RenderableType:
             CHAMPION if winner else finalist.baseline,
             str(finalist.trial.number),
             show_metric(score, _search_score(finalist)),
-            _selection(finalist),
+            show_mean(finalist.judged, finalist.selection),
             "-" if finalist.optimism is None else points(score, finalist.optimism),
             "" if winner else show_gain(verdict.judged, verdict.winner.gain_over(finalist)),
             style="bold green" if winner else "",
@@ -123,13 +123,6 @@ def _comparison(verdict: Verdict, metric: str) -> RenderableType:
 
 def _search_score(finalist: Finalist) -> float | None:
     return finalist.trial.value if finalist.search_score is None else finalist.search_score
-
-
-def _selection(finalist: Finalist) -> str:
-    if finalist.selection is None:
-        return "-"
-    mean, half = finalist.selection
-    return f"{show_metric(finalist.judged, mean)} {plus_minus(finalist.judged, half)}"
 
 
 def _explanations(verdict: Verdict, metric: str) -> list[Text]:

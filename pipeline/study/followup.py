@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.answers import Answers
 from pipeline.config.run_config import RunConfig
 from pipeline.errors import UserError
+from pipeline.events import Table
 from pipeline.settings import Scalar
 from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
@@ -25,6 +27,8 @@ from pipeline.study.trials import LAST_EPOCH, OVERRIDES, Values, overrides_of
 LABEL, GROUP, SEED, ANSWERS, WEIGHTS = (
     f"regsearch.{name}" for name in ("label", "group", "seed", "answers", "weight_statistics")
 )
+WEIGHTS_TABLE = "weights.json"
+"""What MLflow calls the statistics of a net's weights, a row a layer."""
 CHANGES = "regsearch.changes"
 """Of a follow-up: how all of its points differ from the study's settings, by dotted path."""
 
@@ -213,6 +217,12 @@ def open_followups(ledger: Ledger) -> list[FollowUp]:
     kinds = followup_kinds(ledger.store, ledger.config.study.name)
     followups = [open_followup(ledger, kind) for kind in kinds]
     return [followup for followup in followups if followup.trials()]
+
+
+def tables_of(attrs: Mapping[str, Any]) -> dict[str, Table]:
+    """What MLflow shows as tables of all that is kept with a training."""
+    weights = attrs.get(WEIGHTS)
+    return {WEIGHTS_TABLE: weights} if weights else {}
 
 
 def answers_of_trial(trial: FrozenTrial) -> Answers:

@@ -15,8 +15,10 @@ from pipeline.errors import redact
 from pipeline.events import (
     EpochEnded,
     Event,
+    Table,
     TrialEnded,
     TrialRequeued,
+    TrialScored,
     TrialStarted,
     TrialState,
     now_ms,
@@ -27,6 +29,7 @@ from pipeline.tracking.finding import find_runs
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.runs import trials_identity
 from pipeline.tracking.store import is_final
+from pipeline.tracking.tables import logged_tables
 from pipeline.tracking.updates import (
     SETTLED,
     STATUS_OF,
@@ -50,6 +53,7 @@ class TrialRecord:
         name, params, tags: as in `TrialStarted`.
         metric: the name of the study's metric.
         curve: epoch, from 1 -> the value of that metric.
+        tables: as in `TrialScored`.
         started_ms, ended_ms: milliseconds since 1970, where that has happened.
     """
 
@@ -61,6 +65,7 @@ class TrialRecord:
     tags: Mapping[str, str] = field(default_factory=dict)
     metric: str
     curve: Mapping[int, float] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
     reason: str = ""
     started_ms: int | None = None
     ended_ms: int | None = None
@@ -171,6 +176,8 @@ class _Comparison:
             yield "its run lacks parameters"
         if not waits and self._lacks_points(trial, run):
             yield f"its run lacks epochs of {trial.metric}"
+        if missing := [name for name in trial.tables if name not in logged_tables(tags)]:
+            yield f"its run lacks {', '.join(missing)}"
 
     def _lacks_points(self, trial: TrialRecord, run: Run) -> bool:
         """By the last value, which comes with the run; by the whole curve if that differs."""
@@ -210,5 +217,7 @@ def _events(trial: TrialRecord) -> Iterator[Event]:
     )
     for epoch, value in sorted(trial.curve.items()):
         yield EpochEnded(number, attempt, epoch, {trial.metric: value}, ended_ms)
+    if trial.tables:
+        yield TrialScored(number, attempt, num_epochs, {}, {}, ended_ms, trial.tables)
     state = cast(TrialState, trial.state)
     yield TrialEnded(number, attempt, state, trial.reason, None, ended_ms)

@@ -15,6 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from pipeline.tracking.dataset import DatasetInfo, dataset_input
 from pipeline.tracking.finding import find_or_make_experiment, find_or_make_run
 from pipeline.tracking.store import is_final
+from pipeline.tracking.tables import log_tables
 from pipeline.tracking.updates import Point, RunUpdate, Standing
 
 _MAX_METRICS, _MAX_PARAMS, _MAX_TAGS = 800, 100, 100  # log_batch takes 1000 entities in all
@@ -127,6 +128,7 @@ class StudyRuns:
             raise
         self._set_status(run, update)
         run.standing = max(run.standing, update.standing)
+        log_tables(self.client, run.run_id, update.tables)
 
     def _open_trial(self, update: RunUpdate) -> _KnownRun:
         assert update.trial is not None, "the study's own run is known from the start"

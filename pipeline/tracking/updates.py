@@ -16,6 +16,7 @@ from pipeline.events import (
     StudyEnded,
     StudyProgress,
     StudyStarted,
+    Table,
     TrialEnded,
     TrialRequeued,
     TrialScored,
@@ -79,6 +80,7 @@ class RunUpdate:
         status: the run's status from now on; `None` leaves it.
         end_time_ms: when the run ended, for a status that ends it.
         attempt: which attempt at the trial says so, from 1; 0 for the study.
+        tables: by the names of the files that they become.
     """
 
     trial: int | None
@@ -89,6 +91,7 @@ class RunUpdate:
     status: RunStatus | None = None
     end_time_ms: int | None = None
     attempt: int = 0
+    tables: Mapping[str, Table] = field(default_factory=dict)
 
     @property
     def standing(self) -> Standing:
@@ -133,6 +136,7 @@ def _join(updates: list[RunUpdate]) -> RunUpdate:
         status=latest.status,
         end_time_ms=latest.end_time_ms,
         attempt=attempt,
+        tables={name: table for update in updates for name, table in update.tables.items()},
     )
 
 
@@ -144,13 +148,14 @@ def _update(event: Event) -> RunUpdate | None:
             return _measured(event.trial, event.epoch, event, event.attempt)
         case TrialScored():
             scored = _measured(event.trial, event.epoch, event, event.attempt)
-            return replace(scored, tags={**scored.tags, **event.tags})
+            return replace(scored, tags={**scored.tags, **event.tags}, tables=event.tables)
         case TrialEnded():
             return _settled(event, event.state, STATUS_OF[event.state])
         case TrialRequeued():
             return _settled(event, "WAITING", "KILLED")
         case StudyProgress():
-            return _measured(None, event.step, event)
+            measured = _measured(None, event.step, event)
+            return replace(measured, tags={**measured.tags, **event.tags})
         case StudyStarted():
             return RunUpdate(None, event.time_ms, status="RUNNING")
         case StudyEnded():

@@ -9,7 +9,7 @@ from pipeline.report.ablation import interaction_sentence, sentence
 from pipeline.report.evidence import Evidence
 from pipeline.report.figures.ablation import ablation_figure
 from pipeline.report.page import Picture, Row, Section, Table
-from pipeline.words import describe, short_name, show_gain
+from pipeline.words import describe, gain_unit, short_name, show_gain
 
 TITLE = "Ablation"
 MAX_NOTES = 4
@@ -24,17 +24,16 @@ def ablation_section(evidence: Evidence) -> Section:
     if not any(effect.within or effect.alone for effect in found.effects):
         text = f"None of its variants has all it takes yet: `regsearch ablate {name}` goes on."
         return Section("ablation", TITLE, missing=(text,))
-    unit = "points of accuracy" if found.judged.endswith("accuracy") else found.judged
     text = "What each regularizer is worth, with its 95 % interval; right of 0 it helps."
     return Section(
         name="ablation",
         title=TITLE,
         lead=(
-            f"Of {found.reference}, in {unit} on {found.num_images:,} selection images; every "
-            f"variant was trained with the same {found.num_seeds} fresh seeds. In "
-            f"{found.reference}: against itself without it. Alone: against no regularization. "
-            "Interaction: what both are worth beyond the sum of each alone. Intervals are of 95 %, "
-            "in pairs.",
+            f"Of {found.reference}, in {gain_unit(found.judged)} on {found.num_images:,} "
+            f"selection images; every variant was trained with the same {found.num_seeds} fresh "
+            f"seeds. In {found.reference}: against itself without it. Alone: against no "
+            "regularization. Interaction: what both are worth beyond the sum of each alone. "
+            "Intervals are of 95 %, in pairs.",
         ),
         points=(
             *(f"{sentence(found, effect)}." for effect in found.effects),

@@ -11,7 +11,7 @@ from pipeline.report.evidence import Evidence
 from pipeline.report.figures.finalists import TRAIN, VALIDATION, curves_figure, intervals_figure
 from pipeline.report.page import Picture, Row, Section, Table
 from pipeline.study.followup import WEIGHTS
-from pipeline.words import plus_minus, points, show_gain, show_metric
+from pipeline.words import points, show_gain, show_mean, show_metric
 
 TITLE = "Finalists"
 
@@ -87,17 +87,15 @@ def _table(evidence: Evidence, verdict: Verdict) -> Table:
 
 def _row(evidence: Evidence, verdict: Verdict, finalist: Finalist) -> Row:
     score, winner = verdict.judged, finalist is verdict.winner
-    mean, half = finalist.selection or (0.0, 0.0)
     gain = None if winner else verdict.winner.gain_over(finalist)
-    runs = (evidence.sources.of_training(KIND, t.number) for t in finalist.trainings)
     return Row(
         (
             f"{finalist.name} (winner)" if winner else finalist.name,
             show_metric(score, finalist.search_score),
-            f"{show_metric(score, mean)} {plus_minus(score, half)}",
+            show_mean(score, finalist.selection),
             "-" if finalist.optimism is None else points(score, finalist.optimism),
             show_gain(score, gain),
-            " ".join(dict.fromkeys(runs)),
+            evidence.sources.of_trainings(KIND, finalist.trainings),
         ),
         marked=winner,
     )

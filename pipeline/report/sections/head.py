@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.finalists import Finalist, Verdict
+from pipeline.answers import Gain
+from pipeline.finalists import Finalist
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Row, Section, Table
 from pipeline.study.baselines import BASELINES
-from pipeline.words import describe, duration, plus_minus, points, show_gain, show_metric
+from pipeline.words import describe, duration, is_share, show_gain, show_mean, show_metric
 
 
 def head_section(evidence: Evidence) -> Section:
@@ -36,17 +37,17 @@ def verdict_words(evidence: Evidence) -> Iterator[str]:
         yield f"The search likes {winner.name} best: {score} {evidence.metric}."
         yield "It chose by that score, which flatters it; nothing is known on the selection images."
         return
-    mean, half = winner.selection
     seeds, images = winner.scores.shape
     yield (
-        f"{capital(_name(winner))} wins: {show_metric(verdict.judged, mean)} "
-        f"{plus_minus(verdict.judged, half)} {verdict.judged} on {images:,} selection images, "
+        f"{capital(_name(winner))} wins: {show_mean(verdict.judged, winner.selection)} "
+        f"{verdict.judged} on {images:,} selection images, "
         f"over {seeds} fresh seeds."
     )
     for name in BASELINES:
         baseline = verdict.baseline(name)
         if baseline is not None and baseline is not winner:
-            yield f"Its gain over {_name(baseline)}: {gain_words(verdict, baseline)}."
+            gain = gain_words(verdict.judged, winner.gain_over(baseline))
+            yield f"Its gain over {_name(baseline)}: {gain}."
     tied = [_name(f) for f in verdict.finalists if verdict.is_tied(f)]
     others = len(verdict.finalists) - 1
     if tied:
@@ -55,14 +56,13 @@ def verdict_words(evidence: Evidence) -> Iterator[str]:
         yield f"It can be told apart from all {others} other finalists."
 
 
-def gain_words(verdict: Verdict, other: Finalist) -> str:
+def gain_words(judged: str, gain: Gain | None) -> str:
     """`+1.38 ± 1.36 points`, and whether that is more than chance."""
-    gain = verdict.winner.gain_over(other)
     if gain is None:
         return "not known"
-    unit = " points" if points(verdict.judged, 0.0) == "+0.00" else ""
+    unit = " points" if is_share(judged) else ""
     sure = "more than" if gain[0] > gain[1] else "no more than"
-    return f"{show_gain(verdict.judged, gain)}{unit}, {sure} chance allows"
+    return f"{show_gain(judged, gain)}{unit}, {sure} chance allows"
 
 
 def capital(text: str) -> str:
