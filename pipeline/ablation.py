@@ -6,7 +6,8 @@ in pairs. The winner itself is trained again too: it was chosen for its seeds' l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -19,9 +20,10 @@ from pipeline.answers import Gain, Judged, gain_of, judged_by
 from pipeline.config import RunConfig
 from pipeline.config.run_config import off_values
 from pipeline.config.search_space import same
+from pipeline.decision import verdict
 from pipeline.errors import UserError
 from pipeline.finalists import KIND as FINALISTS
-from pipeline.finalists import finalist_name, verdict
+from pipeline.finalists import finalist_name
 from pipeline.settings import Scalar
 from pipeline.statistics import crossed_mean
 from pipeline.study.baselines import STRENGTH, baselines
@@ -94,17 +96,17 @@ class Design:
         return changed | kept
 
     @cached_property
-    def _named(self) -> dict[tuple[tuple[str, Any], ...], str]:
+    def _named(self) -> dict[str, str]:
         variants = [(self.name, dict(self.overrides)), ("nothing", self.alone())]
         variants += [(f"without {short_name(p)}", self.without(p)) for p in self.regularizers]
-        named: dict[tuple[tuple[str, Any], ...], str] = {}
+        named: dict[str, str] = {}
         for words, overrides in variants:
             group = words if words == self.name else f"{self.name}, {words}"
             named.setdefault(self._key(overrides), group)
         return named
 
-    def _key(self, overrides: Mapping[str, Scalar]) -> tuple[tuple[str, Any], ...]:
-        return tuple(self.config.with_overrides(overrides).values().items())
+    def _key(self, overrides: Mapping[str, Scalar]) -> str:
+        return json.dumps(self.config.with_overrides(overrides).values())
 
     def group(self, overrides: Mapping[str, Scalar], *paths: str) -> str:
         """What a variant is called; variants that are the same have one name, and are trained once:
@@ -206,7 +208,7 @@ class Ablation:
 
     def strongest_pairs(self, count: int) -> list[tuple[str, str]]:
         """So many pairs of regularizers whose weaker one is strongest."""
-        return list(combinations([effect.path for effect in self.effects], 2))[:count]
+        return _pairs([effect.path for effect in self.effects])[:count]
 
     def to_json(self) -> dict[str, Any]:
         """A table for MLflow; a gain is [difference, half the width of its interval]."""
@@ -272,10 +274,14 @@ def ablation(plan: Design, followup: FollowUp) -> Ablation:
     def gain(*terms: tuple[float, dict[str, Scalar], tuple[str, ...]]) -> Gain | None:
         """The mean of a sum of variants with these factors; None while one is missing."""
         groups = [plan.group(overrides, *paths) for _, overrides, paths in terms]
-        if not all(group in scores for group in groups):
+        shared = sorted(set.intersection(*(set(scores.get(group, {})) for group in groups)))
+        if not shared:
             return None
         factors = [factor for factor, _, _ in terms]
-        total = sum(f * scores[g] for f, g in zip(factors, groups, strict=True))
+        total = sum(
+            factor * np.stack([scores[group][seed] for seed in shared])
+            for factor, group in zip(factors, groups, strict=True)
+        )
         return gain_of(crossed_mean(np.asarray(total)), judged)
 
     winner, nothing = (dict(plan.overrides), ()), (plan.alone(), ())
@@ -298,12 +304,12 @@ def ablation(plan: Design, followup: FollowUp) -> Ablation:
         return Interaction(first, second, *known) if len(known) == len(found) else None
 
     effects = sorted(map(effect, plan.regularizers), key=lambda e: -e.strength)
-    pairs = combinations([e.path for e in effects], 2)
-    num_seeds, num_images = next(iter(scores.values()), np.empty((0, 0))).shape
+    pairs = _pairs([e.path for e in effects])
+    num_images = next((len(s) for of in scores.values() for s in of.values()), 0)
     return Ablation(
         plan.name,
         judged,
-        num_seeds,
+        _num_seeds(plan, scores),
         num_images,
         gain((1, *winner), (-1, *nothing)),
         tuple(effects),
@@ -312,23 +318,43 @@ def ablation(plan: Design, followup: FollowUp) -> Ablation:
     )
 
 
-def _scores(plan: Design, followup: FollowUp) -> tuple[dict[str, Scores], list[str]]:
-    """Of each variant, (seeds, images), over the seeds that all of them have; what is missing."""
-    pairs = list(combinations(plan.regularizers, 2))
+def _pairs(paths: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of regularizers, those first whose weaker one is strongest. The augmentation's
+    strength is no pair with one of its parts: without it there is no part.
+
+    Args:
+        paths: the strongest first.
+    """
+    ordered = sorted(combinations(range(len(paths)), 2), key=lambda pair: pair[::-1])
+    named = ((paths[first], paths[second]) for first, second in ordered)
+    return [
+        pair
+        for pair in named
+        if STRENGTH not in pair or not all(path.startswith(AUGMENTATION) for path in pair)
+    ]
+
+
+def _scores(plan: Design, followup: FollowUp) -> tuple[dict[str, dict[str, Scores]], list[str]]:
+    """Of each variant, by seed, (images,); and what is missing."""
+    pairs = _pairs(plan.regularizers)
     groups = list(dict.fromkeys(point.group for point in plan.points(1, pairs)))
     singles = {point.group for point in plan.points(1)}
-    trainings = {g: ts for g, ts in followup.complete_in(groups).items() if ts}
-    seeds = {g: {str(t.user_attrs[SEED]) for t in ts} for g, ts in trainings.items()}
-    shared = set.intersection(*seeds.values()) if seeds else set()
-    notes = [f"not trained yet: {group}" for group in groups if group in singles - set(seeds)]
-    if any(found != shared for found in seeds.values()):
-        notes.append(f"some variants have more seeds; {len(shared)} are shared by all and count")
-    if not shared:
-        return {}, notes
-    return {
-        group: np.stack([_of_images(t) for t in ts if t.user_attrs[SEED] in shared])
-        for group, ts in trainings.items()
-    }, notes
+    scores = {
+        group: {str(t.user_attrs[SEED]): _of_images(t) for t in trainings}
+        for group, trainings in followup.complete_in(groups).items()
+        if trainings
+    }
+    notes = [f"not trained yet: {group}" for group in groups if group in singles - set(scores)]
+    if len({frozenset(of) for of in scores.values()}) > 1:
+        notes.append("some variants have more seeds; a comparison counts those that all in it have")
+    return scores, notes
+
+
+def _num_seeds(plan: Design, scores: Mapping[str, Mapping[str, Scores]]) -> int:
+    """That all variants with one regularizer more or less share."""
+    singles = {point.group for point in plan.points(1)}
+    found = [set(scores[group]) for group in singles if group in scores]
+    return len(set.intersection(*found)) if found else 0
 
 
 def _of_images(training: Any) -> Scores:

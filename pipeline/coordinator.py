@@ -22,6 +22,7 @@ from pipeline.events import (
 )
 from pipeline.journal import JournalReader, JournalWriter
 from pipeline.progress import Standing, View
+from pipeline.retold import retell
 from pipeline.study.carried import is_carried
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StoreAwayError
@@ -111,6 +112,7 @@ class Coordinator:
             self._standing = now
             self.view.study(now)
             self.journal.try_put(StudyProgress(now.ended, study_metrics(now), now_ms()))
+            retell(self.ledger, self.journal)
 
 
 def show(event: Event, view: View) -> None:

@@ -77,12 +77,12 @@ def _files(ledger: Ledger, fix: bool) -> Iterator[Finding]:
         ("weights", WeightStore(ledger.uuid), needed),
     ]
     for what, files, is_needed in stores:
-        damaged = dict(files.check())
+        damaged, be = dict(files.check()), "are" if what == "weights" else "is"
         for number in files.trials():
             if number in damaged:
                 text = f"the {what} of trial {number} cannot be used: {damaged[number]}"
             elif not is_needed(number):
-                text = f"the {what} of trial {number} is no longer needed"
+                text = f"the {what} of trial {number} {be} no longer needed"
             else:
                 continue
             if fix:

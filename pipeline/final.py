@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.champion import Champion
 from pipeline.champion_record import remember_champion
-from pipeline.finalists import KIND, Verdict, points, verdict
+from pipeline.decision import choose, points, remember_final, verdict
+from pipeline.finalists import KIND, Verdict
 from pipeline.followups import Workshop, gave_up, publish
 from pipeline.refit import chosen_epoch, refit_points, refit_trainings
 from pipeline.registration import Registrar, Registration
-from pipeline.study.followup import REFIT, FollowUp
+from pipeline.study.followup import REFIT, FollowUp, find_followup
 from pipeline.tracking import Mirror
 from pipeline.tradeoff import TradeOff, trade_off
-from pipeline.weights import WeightStore
 
 UNREFIT = "the refit is not trained; this is the winner without it until it is"
 UNFINISHED = "the finalists are not all trained; this is the search's own champion until they are"
@@ -30,21 +30,29 @@ class Crowned:
 
 
 def train_finalists(shop: Workshop, num_images: int) -> FollowUp | None:
-    """The finalists' trainings, once the search is over; None where there shall or can be none.
+    """The finalists' trainings; while the search goes on those of the last final, if there was one.
+    None where there shall or can be none.
 
     Args:
         num_images: how many selection images there are.
     """
     ledger = shop.ledger
-    if not (ledger.is_over() and ledger.config.finalists.count and num_images):
+    if not (ledger.config.finalists.count and num_images and ledger.best()):
         return None
-    return shop.train(KIND, points(ledger), keeps=True) if ledger.best() else None
+    if not ledger.is_over():
+        return find_followup(ledger, KIND)
+    chosen = choose(ledger)
+    followup = shop.train(KIND, points(ledger, KIND, chosen), keeps=True)
+    remember_final(ledger, followup, chosen)
+    return followup
 
 
 def train_refit(shop: Workshop, finalists: FollowUp | None) -> FollowUp | None:
     """The winner's refit, once it is known who has won; None where there shall or can be none."""
-    if not shop.ledger.config.finalists.refit or finalists is None or not finalists.is_over():
+    if not shop.ledger.config.finalists.refit or finalists is None:
         return None
+    if not (shop.ledger.is_over() and finalists.is_over()):
+        return find_followup(shop.ledger, REFIT)
     found = verdict(shop.ledger, finalists)
     if found is None:
         return None
@@ -64,14 +72,14 @@ def crown(
         finalists, refit: their trainings, as far as there are any.
         mirror: MLflow; None where it is away.
     """
-    trained = finalists if finalists is not None and finalists.is_over() else None
-    found = None if trained is None else verdict(registrar.ledger, trained)
+    trained, found = finalists, None if finalists is None else verdict(registrar.ledger, finalists)
     if found is None:
         trained, found = None, registrar.scorer.of_the_search()
         if found is not None and finalists is not None:
             found = replace(found, notes=(*found.notes, UNFINISHED, *_failures(finalists)))
     if found is None:
         baselines = registrar.scorer.baselines()  # to be compared with, even while nobody may win
+        registrar.ledger.keep("winner", None)
         return Crowned(registered=registrar.register_all(None, baselines, None, mirror))
     registrar.ledger.keep("winner", found.winner.trial.number)
     champion = _champion(registrar, found, trained, refit)
@@ -81,12 +89,12 @@ def crown(
         table = {**found.to_json(), "champion": champion.to_json()}
         if offers is not None:
             table["trade_off"] = offers.to_json()
-        publish(mirror, trained, {"finalists.json": table}, found.metrics())
+        unlogged = publish(mirror, trained, {"finalists.json": table}, found.metrics())
+        if unlogged:
+            text = f"MLflow did not take finalists.json: {unlogged}"
+            champion = replace(champion, notes=(*champion.notes, text))
     others = () if offers is None else offers.alternatives
     registered = registrar.register_all(champion, found.finalists, trained, mirror, others)
-    if refit is not None and champion.refit is not None:  # an earlier winner's is needed no more
-        needed = {trial.number for trial in champion.refit.nets.trials}
-        WeightStore(refit.uuid).keep_only(lambda number: number in needed)
     return Crowned(found, champion, offers, registered)
 
 

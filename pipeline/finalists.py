@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial
 
-from pipeline.answers import Answers, Gain, Judged, gain_of, higher_is_better, judged_by
+from pipeline.answers import Answers, Gain, Judged, gain_of, higher_is_better
 from pipeline.statistics import crossed_mean, paired_seeds
-from pipeline.study.baselines import BASELINES
-from pipeline.study.followup import FollowUp, Point, answers_of_trial
-from pipeline.study.ledger import Ledger
+from pipeline.study.constraints import is_feasible
+from pipeline.study.front import on_selection, turned
 from pipeline.study.store import SCORED
-from pipeline.study.trials import BASELINE, overrides_of
+from pipeline.study.trials import BASELINE
 from pipeline.training.metrics import is_better
 
 KIND = "finalists"
@@ -66,6 +66,15 @@ class Finalist:
     def selection(self) -> tuple[float, float] | None:
         """The mean over seeds and images, and half the width of its 95 % interval."""
         return crossed_mean(self.scores) if self.answers else None
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether the search's trial keeps the constraints: if not, it can't win."""
+        return is_feasible(self.trial)
+
+    def on_selection(self, metric: str) -> float:
+        """The mean over its trainings of a metric of the search, on the selection images."""
+        return fmean(on_selection(t.user_attrs[SCORED], metric) for t in self.trainings)
 
     @property
     def search_score(self) -> float | None:
@@ -155,69 +164,22 @@ class Verdict:
         return found
 
 
-def choose(ledger: Ledger) -> list[FrozenTrial]:
-    """The best complete trials, and the baselines."""
-    return with_baselines(ledger, ledger.contenders(ledger.config.finalists.count))
-
-
-def with_baselines(ledger: Ledger, best: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """These trials, and the baselines that are not among them."""
-    baselines = [trial for name in BASELINES if (trial := ledger.baseline(name))]
-    return [*best, *(b for b in baselines if b.number not in {t.number for t in best})]
-
-
-def points(ledger: Ledger, kind: str = KIND) -> list[Point]:
-    """The trainings of a follow-up that decide: each finalist with each seed."""
-    seeds = range(1, ledger.config.finalists.seeds + 1)
-    return [
-        Point(finalist_name(trial), f"{kind}/{seed}", overrides_of(trial))
-        for trial in choose(ledger)
-        for seed in seeds
-    ]
-
-
 def finalist_name(trial: FrozenTrial) -> str:
     """Its baseline's name, or `trial 12`."""
     return str(trial.user_attrs.get(BASELINE, f"trial {trial.number}"))
 
 
-def verdict(ledger: Ledger, followup: FollowUp) -> Verdict | None:
-    """What the trainings say; None while none of the search's finalists has all of its seeds."""
-    chosen = {finalist_name(trial): trial for trial in choose(ledger)}
-    judged, wanted = judged_by(ledger.config.study.metric), ledger.config.finalists.seeds
-    seeds = {f"{followup.kind}/{seed}" for seed in range(1, wanted + 1)}
-    trainings = {
-        name: tuple(t for t in found if t.user_attrs["regsearch.seed"] in seeds)
-        for name, found in followup.complete_in(list(chosen)).items()
-    }
-    complete = [
-        Finalist(
-            name, trial, trainings[name], tuple(map(answers_of_trial, trainings[name])), judged
-        )
-        for name, trial in chosen.items()
-        if len(trainings[name]) == wanted
-    ]
-    if not complete:
-        return None
-    notes = [
-        f"{name} is no finalist: {wanted - len(found)} of its {wanted} trainings are missing"
-        for name, found in trainings.items()
-        if len(found) < wanted
-    ]
-    asked = ledger.config.finalists.count
-    there = len(ledger.contenders(asked))
-    if there < asked:
-        what = "complete trials" if len(ledger.objectives) == 1 else "trials on the front"
-        notes.append(f"{asked} finalists were asked for; the study has {there} {what}")
-    return Verdict(ranked(complete, judged), judged, True, tuple(notes))
+def ranked(
+    finalists: Sequence[Finalist], judged: Judged, others: Sequence[str] = ()
+) -> tuple[Finalist, ...]:
+    """Those that keep the constraints first, of them the best mean; of equals the better one by the
+    `others` (metrics) of the search, and then the older trial."""
 
-
-def ranked(finalists: Sequence[Finalist], judged: Judged) -> tuple[Finalist, ...]:
-    """The best mean first; of equals, the older trial."""
-
-    def key(finalist: Finalist) -> tuple[float, int]:
+    def key(finalist: Finalist) -> tuple[Any, ...]:
         mean = 0.0 if finalist.selection is None else finalist.selection[0]
-        return (-mean if higher_is_better(judged) else mean), finalist.trial.number
+        signed = -mean if higher_is_better(judged) else mean
+        rest = turned([finalist.on_selection(metric) for metric in others], others)
+        return not finalist.is_feasible, signed, rest, finalist.trial.number
 
     return tuple(sorted(finalists, key=key))
 

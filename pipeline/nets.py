@@ -22,7 +22,7 @@ from pipeline.training.data import DeviceData
 from pipeline.weights import WeightStore
 
 NOT_KEPT = (
-    "the weights of trial {} were not kept: when it ended it was not among the best, by the "
+    "the weights of {} were not kept: when it ended it was not among the best, by the "
     "constraints of then, or they were removed; finalists (`finalists.count`) are trained again"
 )
 
@@ -101,6 +101,6 @@ def load_nets(
         try:
             module.load_state_dict(weights.load(trial.number))
         except FileNotFoundError:
-            raise NotKeptError(NOT_KEPT.format(trial.number)) from None
+            raise NotKeptError(NOT_KEPT.format(nets.name)) from None
         modules.append(module.eval())
     return changed, modules[0] if len(modules) == 1 else Ensemble(modules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from pipeline.datasets import Splits
 from pipeline.exported_model import ModelInfo
 from pipeline.finalists import Finalist
 from pipeline.nets import Nets, load_nets, nets_of
-from pipeline.registry import Registered, register
+from pipeline.registry import Registered, aliases, register, retire
 from pipeline.scoring import Scorer, reason_of, weights_of
 from pipeline.study.baselines import BASELINES
 from pipeline.study.followup import FollowUp
@@ -23,6 +24,8 @@ from pipeline.training.data import DeviceData, to_device
 from pipeline.weights import WeightStore
 
 CHAMPION = "champion"
+OFFERED = re.compile(r"trial-\d+")
+"""Alias of a finalist that one may prefer to the champion by another metric."""
 AWAY = "MLflow does not answer; `regsearch sync` registers it later"
 
 
@@ -88,12 +91,18 @@ class Registrar:
                 for alias, nets in reversed(entries.items())
             ]
             if mirror is not None:
-                self.ledger.keep("has_news", False)
-        if followup is not None:  # all finalists': another may win once there are more trials
-            complete = followup.complete_in([f.name for f in finalists])
-            needed = {t.number for trainings in complete.values() for t in trainings}
-            weights.keep_only(lambda number: number in needed)
+                self._retire(entries.keys(), mirror)
+                if not any(one.problem for one in done):
+                    self.ledger.keep("has_news", False)
         return done[::-1]
+
+    def _retire(self, current: Collection[str], mirror: Mirror) -> None:
+        """Take aliases off this study's models that are no longer what the alias says: trials that
+        are on offer no more, and a champion where nobody may win."""
+        name = self.config.registry.model_name
+        stale = {CHAMPION, *(a for a in aliases(mirror.client, name) if OFFERED.fullmatch(a))}
+        for alias in stale - set(current):
+            retire(mirror.client, name, alias, mirror.experiment_id)
 
     def _scores(self, nets: Nets, finalists: Sequence[Finalist]) -> dict[str, float]:
         """What was measured of nets, by the metrics' names: of one net the validation score, and

@@ -80,6 +80,29 @@ def register(
     return Registered(model_name, int(version.version), alias, other, has_alias)
 
 
+def aliases(client: MlflowClient, name: str) -> list[str]:
+    """Those of a registered model; none where there is no such model."""
+    try:
+        return list(client.get_registered_model(name).aliases)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return []
+        raise
+
+
+def retire(client: MlflowClient, name: str, alias: str, experiment_id: str) -> None:
+    """Delete an alias that points at a model of this experiment; another's is left alone."""
+    try:
+        version = client.get_model_version_by_alias(name, alias)
+        own = client.get_run(str(version.run_id)).info.experiment_id == experiment_id
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return  # there is none, or its run is gone
+        raise
+    if own:
+        client.delete_registered_model_alias(name, alias)
+
+
 def _version_of_another_study(client: MlflowClient, name: str, alias: str, run_id: str) -> str:
     """What the alias points at now, if that is a model of another experiment; else empty."""
     try:

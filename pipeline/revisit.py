@@ -144,7 +144,7 @@ def _taken_up(study: str, means: Means, view: View) -> Iterator[tuple[Workshop, 
 
 
 def _require_winner(ledger: Ledger) -> None:
-    if "regsearch.winner" not in ledger.study.user_attrs:
+    if ledger.study.user_attrs.get("regsearch.winner") is None:
         raise UserError(
             f"{ledger.config.study.name!r} has no winner yet",
             where="STUDY",

@@ -9,8 +9,9 @@ from optuna.trial import FrozenTrial
 from pipeline.answers import judged_by
 from pipeline.champion import Champion, Refit
 from pipeline.config import RunConfig
+from pipeline.decision import with_baselines
 from pipeline.errors import redact
-from pipeline.finalists import Finalist, Verdict, finalist_name, with_baselines
+from pipeline.finalists import Finalist, Verdict, finalist_name
 from pipeline.judging import Judge
 from pipeline.nets import Nets, NotKeptError, all_nets_of, load_nets, nets_of
 from pipeline.study.carried import CARRIED_FROM, is_carried

@@ -25,13 +25,13 @@ from pipeline.places import DEFAULT_STORAGE
 from pipeline.presence import present
 from pipeline.progress import Standing, View
 from pipeline.registration import Registrar, Registration
+from pipeline.retold import retell
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings
 from pipeline.study.storage import open_storage
 from pipeline.study.warm_start import carry, find_warm_start
 from pipeline.tracking import Mirror
 from pipeline.tracking import Report as DeliveryReport
-from pipeline.tradeoff import tell_front
 from pipeline.training.data import DeviceData
 from pipeline.workers.plan import Plan, device_name, make_plan, resolve_devices
 from pipeline.workforce import run_workers
@@ -118,10 +118,10 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             journal.put(StudyStarted(now_ms()))
             before = ledger.num_finished()
             given_up = run_workers(ledger, plan, options.storage, deadline, journal, view)
-            tell_front(ledger, journal)
+            retell(ledger, journal)
             shop = Workshop(ledger, plan, options.storage, mirror, view, deadline)
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
-            finalists = None if given_up else train_finalists(shop, len(splits.selection))
+            finalists = train_finalists(shop, len(splits.selection))
             refit = train_refit(shop, finalists)
             finals = [books for books in (finalists, refit) if books]
             unfinished = not all(books.is_over() for books in (ledger, *finals))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -11,9 +12,11 @@ from pipeline.calibration import as_trained, measured_for
 from pipeline.datasets import load_splits
 from pipeline.final import crown
 from pipeline.finalists import KIND
+from pipeline.journal import JournalWriter, journal_folder
 from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.progress import View
 from pipeline.registration import Registrar, Registration
+from pipeline.retold import retell
 from pipeline.status import open_ledgers
 from pipeline.study.followup import REFIT, FollowUp, open_followups
 from pipeline.study.ledger import Ledger
@@ -60,6 +63,8 @@ def _sync(ledger: Ledger, view: View) -> Synced:
     view.note(f"{name}: delivering its journal")
     mirror = open_mirror(ledger)
     try:
+        with closing(JournalWriter(journal_folder(ledger.uuid))) as journal:
+            retell(ledger, journal)
         deliver(mirror, TIMEOUT_SEC)
         findings = agree(ledger, mirror)
         followups = open_followups(ledger)

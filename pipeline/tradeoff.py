@@ -10,18 +10,13 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from pipeline.events import TrialScored, now_ms
+from pipeline.answers import judged_by
 from pipeline.finalists import Finalist, Verdict, finalist_name
-from pipeline.journal import JournalWriter
-from pipeline.study.carried import is_carried
-from pipeline.study.front import front, turned
+from pipeline.study.front import front, on_selection, turned
 from pipeline.study.ledger import Ledger
-from pipeline.study.store import ATTEMPT, SCORED
+from pipeline.study.store import SCORED
 
-PARETO = "regsearch.pareto"
-"""Tag of a trial's run: `front`, or `dominated` where it was on the front once."""
 MAX_SHOWN = 10
-TOLD = "front"
 
 
 @dataclass(frozen=True)
@@ -57,11 +52,13 @@ class TradeOff:
     """What there is to choose from.
 
     Args:
+        judged: what the verdict goes by, on the selection images.
         front: the trials of the search, by number, that none beats in all metrics.
         offers: the finalists, the winner first; or before they are trained some of the front.
     """
 
     metrics: tuple[str, ...]
+    judged: str
     front: frozenset[int]
     offers: tuple[Offer, ...]
 
@@ -100,12 +97,13 @@ def trade_off(ledger: Ledger, verdict: Verdict | None) -> TradeOff | None:
         return None
     numbers = frozenset(trial.number for trial in of_front)
     if verdict is None or not verdict.retrained:
-        some = ledger.contenders(MAX_SHOWN)
+        some = ledger.contenders(min(MAX_SHOWN, len(of_front)))
         found = [Offer(finalist_name(t), t, _searched(t, metrics), (), True) for t in some]
-        return TradeOff(metrics, numbers, tuple(found))
+        return TradeOff(metrics, judged_by(metrics[0]), numbers, tuple(found))
     judged = [_measured(finalist, metrics) for finalist in verdict.finalists]
-    points = [turned([one.mean for one in measured], metrics) for measured in judged]
-    staying = set(front(points))
+    may = [i for i, finalist in enumerate(verdict.finalists) if finalist.is_feasible]
+    points = [turned([one.mean for one in judged[i]], metrics) for i in may]
+    staying = {may[place] for place in front(points)}
     offers = (
         Offer(
             finalist.name,
@@ -117,23 +115,7 @@ def trade_off(ledger: Ledger, verdict: Verdict | None) -> TradeOff | None:
         )
         for index, finalist in enumerate(verdict.finalists)
     )
-    return TradeOff(metrics, numbers, tuple(offers))
-
-
-def tell_front(ledger: Ledger, journal: JournalWriter) -> None:
-    """Tag the runs of the trials that are on the front now, or have left it since it was told."""
-    if len(ledger.objectives) == 1:
-        return
-    now = {trial.number for trial in ledger.front()}
-    told = set(ledger.study.user_attrs.get(f"regsearch.{TOLD}", []))
-    for trial in ledger.trials():
-        if trial.number in now ^ told and not is_carried(trial):
-            word = "front" if trial.number in now else "dominated"
-            attempt, epoch = trial.user_attrs[ATTEMPT], int(trial.user_attrs[SCORED]["epoch"])
-            event = TrialScored(trial.number, attempt, epoch, {}, {PARETO: word}, now_ms())
-            journal.put(event)
-    if now != told:
-        ledger.keep(TOLD, sorted(now))
+    return TradeOff(metrics, judged_by(metrics[0]), numbers, tuple(offers))
 
 
 def _searched(trial: FrozenTrial, metrics: Sequence[str]) -> tuple[float | None, ...]:
@@ -143,11 +125,5 @@ def _searched(trial: FrozenTrial, metrics: Sequence[str]) -> tuple[float | None,
 
 def _measured(finalist: Finalist, metrics: Sequence[str]) -> tuple[Measured, ...]:
     scored = [training.user_attrs[SCORED] for training in finalist.trainings]
-    by_metric = ([_on_selection(one, metric) for one in scored] for metric in metrics)
+    by_metric = ([on_selection(one, metric) for one in scored] for metric in metrics)
     return tuple(Measured(fmean(values), min(values), max(values)) for values in by_metric)
-
-
-def _on_selection(scored: dict[str, float], metric: str) -> float:
-    if metric == "generalization_gap":
-        return scored["train/clean_accuracy"] - scored["selection/accuracy"]
-    return scored[f"selection/{metric.rpartition('/')[2]}"]

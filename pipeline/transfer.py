@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.answers import Gain
+from pipeline.decision import points, verdict, verdict_on
 from pipeline.finalists import KIND as FINALISTS
-from pipeline.finalists import Finalist, Verdict, points, verdict
+from pipeline.finalists import Finalist, Verdict
 from pipeline.settings import Scalar
 from pipeline.study.followup import Point, find_followup
 from pipeline.study.ledger import Ledger
@@ -73,7 +74,9 @@ def _gain(verdict: Verdict, finalist: Finalist) -> Gain | None:
 
 def transfer_points(ledger: Ledger, kind: str) -> list[Point]:
     """The finalists with fresh seeds; for twice the epochs, each with twice its own."""
-    found = points(ledger, kind)
+    before = _verdict(ledger)
+    trials = None if before is None else [finalist.trial for finalist in before.finalists]
+    found = points(ledger, kind, trials)
     if kind != EPOCHS:
         return found
     return [Point(p.group, p.seed, {**p.overrides, **_twice(ledger, p.overrides)}) for p in found]
@@ -95,13 +98,15 @@ def transfer_changes(kind: str, num_train: int) -> dict[str, Scalar]:
 
 def read_transfers(ledger: Ledger) -> list[Transfer]:
     """What the trainings say that there are; of conditions that are trained for a finalist."""
-    before = _verdict(ledger, FINALISTS)
+    before = _verdict(ledger)
     if before is None:
         return []
-    after = {kind: _verdict(ledger, kind) for kind in CONDITIONS}
+    trials, seeds = [f.trial for f in before.finalists], ledger.config.finalists.seeds
+    books = {kind: find_followup(ledger, kind) for kind in CONDITIONS}
+    after = {kind: verdict_on(ledger, of, trials, seeds) for kind, of in books.items() if of}
     return [Transfer(kind, before, found) for kind, found in after.items() if found is not None]
 
 
-def _verdict(ledger: Ledger, kind: str) -> Verdict | None:
-    followup = find_followup(ledger, kind)
-    return None if followup is None else verdict(ledger, followup)
+def _verdict(ledger: Ledger) -> Verdict | None:
+    finalists = find_followup(ledger, FINALISTS)
+    return None if finalists is None else verdict(ledger, finalists)

@@ -70,3 +70,8 @@ def show_gain(metric: str, gain: tuple[float, float] | None) -> str:
 def plus_minus(metric: str, half: float) -> str:
     """Half the width of an interval, in the same unit."""
     return f"± {100 * half:.2f}" if is_share(metric) else f"± {half:.4f}"
+
+
+def fresh_seeds(number: int) -> str:
+    """`1 fresh seed`, `3 fresh seeds`."""
+    return f"{number} fresh seed" if number == 1 else f"{number} fresh seeds"

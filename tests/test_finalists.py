@@ -16,9 +16,10 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from pipeline.answers import Answers, answers_of, judged_by
+from pipeline.decision import points
+from pipeline.decision import verdict as verdict_of
 from pipeline.final import UNFINISHED
-from pipeline.finalists import Finalist, Verdict, best_training, points, ranked
-from pipeline.finalists import verdict as verdict_of
+from pipeline.finalists import Finalist, Verdict, best_training, ranked
 from pipeline.progress import LogView
 from pipeline.report.summary import summary
 from pipeline.search import Options, Outcome, run_search

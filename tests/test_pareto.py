@@ -19,22 +19,23 @@ from pipeline.analysis.bounds import examine_bounds
 from pipeline.analysis.views import Views
 from pipeline.config import RunConfig
 from pipeline.coordinator import standing
+from pipeline.decision import choose
 from pipeline.errors import UserError
 from pipeline.events import TrialScored
-from pipeline.finalists import choose
 from pipeline.journal import JournalReader, JournalWriter
 from pipeline.progress import LogView
 from pipeline.report.bounds import bounds_report
 from pipeline.report.evidence import gather
 from pipeline.report.html import render
 from pipeline.report.summary import summary
+from pipeline.retold import retell
 from pipeline.search import Options, Outcome, run_search
 from pipeline.status import open_ledgers
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember_settings
 from pipeline.study.store import SCORED
 from pipeline.study.warm_start import carry, find_warm_start
-from pipeline.tradeoff import tell_front, trade_off
+from pipeline.tradeoff import trade_off
 from tests.spaces import TINY, tiny_config, tiny_space
 from tests.test_ledger import claimed, open_ledger
 
@@ -266,7 +267,7 @@ def test_a_trial_that_leaves_the_front_is_told_once(tmp_path: Path) -> None:
 
     def told() -> list[tuple[int, str]]:
         with closing(JournalWriter(tmp_path / "journal")) as journal:
-            tell_front(ledger, journal)
+            retell(ledger, journal)
         events = reader.read()
         return [(e.trial, e.tags["regsearch.pareto"]) for e in events if isinstance(e, TrialScored)]
 

@@ -19,8 +19,9 @@ from rich.console import Console
 
 from pipeline.ablation import Ablation, Effect
 from pipeline.answers import Answers
+from pipeline.decision import points
 from pipeline.errors import UserError
-from pipeline.finalists import KIND, points
+from pipeline.finalists import KIND
 from pipeline.progress import LogView
 from pipeline.report.advice import advice
 from pipeline.report.evidence import gather

@@ -16,8 +16,9 @@ from pipeline.ablation import KIND as ABLATION
 from pipeline.ablation import Ablation, design, read_ablation
 from pipeline.analysis.audit import Audit, audit
 from pipeline.analysis.bounds import BoundsReport, examine_bounds
+from pipeline.decision import points, verdict
 from pipeline.finalists import KIND as FINALISTS
-from pipeline.finalists import Finalist, Verdict, points, verdict
+from pipeline.finalists import Finalist, Verdict
 from pipeline.study.audit import would_prune
 from pipeline.study.followup import FollowUp
 from pipeline.study.ledger import Ledger

@@ -11,7 +11,7 @@ from pipeline.ablation import Ablation, Effect, Interaction
 from pipeline.answers import Gain
 from pipeline.report.transfer import transfer_report
 from pipeline.revisit import Ablated
-from pipeline.words import gain_unit, points, short_name, show_gain, spell
+from pipeline.words import fresh_seeds, gain_unit, points, short_name, show_gain, spell
 
 
 def ablation_report(outcome: Ablated) -> RenderableType:
@@ -49,7 +49,7 @@ def _table(found: Ablation) -> Table:
 def _how(found: Ablation) -> str:
     return (
         f"In {gain_unit(found.judged)} on {found.num_images:,} selection images, better is "
-        f"positive; each variant was trained with the same {found.num_seeds} fresh seeds. In "
+        f"positive; each variant was trained with the same {fresh_seeds(found.num_seeds)}. In "
         f"{found.reference}: against itself without it. Alone: against no regularization. "
         "Intervals are of 95 %, each for itself: of twenty that are true to nothing, one says "
         "otherwise."

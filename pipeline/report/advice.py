@@ -9,7 +9,7 @@ from pipeline.report.bounds import sentence
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Section
 from pipeline.report.sections.head import capital
-from pipeline.words import describe, plus_minus, points, short_name, show_metric
+from pipeline.words import describe, gain_unit, plus_minus, points, short_name, show_metric
 
 MAX_BOUNDS = 4
 
@@ -58,10 +58,11 @@ def _of_verdict(evidence: Evidence) -> Iterator[str]:
         )
     flattered = [f for f in verdict.finalists if f.optimism and f.selection]
     worst = max(flattered, key=lambda f: f.optimism or 0.0, default=None)
+    unit = gain_unit(verdict.judged)
     if worst and worst.optimism and worst.selection and worst.optimism > worst.selection[1]:
         yield (
             f"Judge by the selection images and not by the search: it flattered {worst.name} by "
-            f"{points(verdict.judged, worst.optimism)[1:]}."
+            f"{points(verdict.judged, worst.optimism)[1:]} {unit}."
         )
 
 

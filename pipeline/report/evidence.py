@@ -22,9 +22,10 @@ from pipeline.answers import judged_by
 from pipeline.champion import Champion
 from pipeline.champion_record import recall_champion
 from pipeline.coordinator import standing
+from pipeline.decision import verdict, with_baselines
 from pipeline.diagnosis import Diagnosis, diagnose
 from pipeline.errors import UserError
-from pipeline.finalists import KIND, Finalist, Verdict, finalist_name, verdict, with_baselines
+from pipeline.finalists import KIND, Finalist, Verdict, finalist_name
 from pipeline.progress import Standing
 from pipeline.report.curves import Attempt, Curves, attempts, curves, read_events
 from pipeline.report.sources import Sources, find_sources
@@ -169,7 +170,7 @@ def _ablation(ledger: Ledger) -> Ablation | None:
 
 def _verdict(ledger: Ledger, final: FollowUp | None) -> Verdict | None:
     """On the finalists, once all of them are trained; else what the search alone says."""
-    found = verdict(ledger, final) if final is not None and final.is_over() else None
+    found = None if final is None else verdict(ledger, final)
     if found is not None:
         return found
     best = ledger.ranked_own()[:1]

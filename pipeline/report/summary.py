@@ -15,14 +15,14 @@ from rich.text import Text
 
 from pipeline.errors import redact
 from pipeline.finalists import Finalist, Verdict
-from pipeline.registration import CHAMPION
+from pipeline.registration import CHAMPION, OFFERED
 from pipeline.registry import Registered
 from pipeline.report.champion import champion_lines
 from pipeline.report.tradeoff import trade_off_lines
 from pipeline.search import Outcome
 from pipeline.study.baselines import baselines
 from pipeline.tracking import Report
-from pipeline.words import duration, points, show_gain, show_mean, show_metric, spell
+from pipeline.words import duration, fresh_seeds, points, show_gain, show_mean, show_metric, spell
 
 
 def summary(outcome: Outcome) -> RenderableType:
@@ -129,9 +129,9 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
     """How the table is to be read, and where it says less than it seems to."""
     if verdict.winner.selection is None:
         return [Text(f"the search chose by {metric}, which flatters the champion", style="dim")]
-    images = verdict.winner.scores.shape[1]
+    seeds, images = verdict.winner.scores.shape
     how = (
-        f"each was trained again with {len(verdict.winner.answers)} fresh seeds; the best mean wins"
+        f"each was trained again with {fresh_seeds(seeds)}; the best mean wins"
         if verdict.retrained
         else f"the search chose by {metric}, which flatters the champion; nothing was trained again"
     )
@@ -139,7 +139,7 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
         f"search: validation/{verdict.judged} of the trial. On selection: {verdict.judged} on "
         f"{images:,} images that the search never saw; {how}. Optimism: by how much the search's "
         "score is better than that. Gains are in pairs, image by image; intervals are of 95 %, "
-        "over images and seeds."
+        f"over images {'and seeds' if seeds > 1 else 'alone'}."
     )
     lines = [Text(text, style="dim italic")]
     tied = [f.name for f in verdict.finalists if verdict.is_tied(f)]
@@ -166,10 +166,14 @@ def _next_steps(outcome: Outcome) -> RenderableType:
         study, program = shlex.quote(outcome.config.study.name), _program("regsearch")
         steps.append(("say what each regularizer is worth", f"{program} ablate {study}"))
         steps.append(("put it all on one page", f"{program} report {study}"))
-    champion = next((r.registered for r in outcome.registered if r.alias == CHAMPION), None)
+    there = [r.registered for r in outcome.registered if r.registered]
+    champion = next((r for r in there if r.alias == CHAMPION), None)
     if champion is not None:
         uri = shlex.quote(champion.uri)
         steps.append(("score it on the test split", f"{_program('regsearch')} evaluate {uri}"))
+    offered = ", ".join(r.uri for r in there if OFFERED.fullmatch(r.alias))
+    if offered:
+        steps.append(("or one of those that hold out beside it", offered))
     return Group(
         *(Text.assemble(f"{text}:\n    ", (command, "bold cyan")) for text, command in steps)
     )

@@ -46,17 +46,18 @@ def explanations(found: TradeOff) -> Iterator[str]:
     trials = "1 trial" if len(found.front) == 1 else f"{len(found.front)} trials"
     yield (
         f"The front: {trials} that no other trial of the search beats in all metrics; in MLflow "
-        "they have the tag regsearch.pareto = front."
+        "this study's own have the tag regsearch.pareto = front."
     )
     if _is_judged(found):
         yield (
             "On selection: the mean over fresh seeds, and in brackets the lowest and the highest, "
-            "on images that the search never saw. The champion has the best mean of the first "
-            "metric; which is best for you, only you can say."
+            f"on images that the search never saw. The winner has the best mean {found.judged} "
+            "there; which is best for you, only you can say."
         )
         if found.alternatives:
-            aliases = ", ".join(name.replace(" ", "-") for name in found.alternatives)
-            yield f"Registered beside it, for it holds out on selection: {aliases} (as aliases)."
+            yield f"Beside the winner, these hold out there: {', '.join(found.alternatives)}."
+        if found.offers[0].stays is False:
+            yield f"{found.offers[0].name} wins by {found.judged} alone: another beats it there."
 
 
 def _is_judged(found: TradeOff) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -46,6 +46,13 @@ def losses(trial: FrozenTrial, metrics: Sequence[str]) -> Losses:
     """A complete trial's metrics, less being better; infinite where it has none."""
     scored = trial.user_attrs.get(SCORED, {})
     return turned([scored.get(metric, math.nan) for metric in metrics], metrics)
+
+
+def on_selection(scored: Mapping[str, float], metric: str) -> float:
+    """A metric of the search on the selection images, by what is kept of a training."""
+    if metric == "generalization_gap":
+        return scored["train/clean_accuracy"] - scored["selection/accuracy"]
+    return scored[f"selection/{metric.rpartition('/')[2]}"]
 
 
 def turned(values: Sequence[float], metrics: Sequence[str]) -> Losses:

@@ -51,6 +51,8 @@ from pipeline.training.metrics import direction, is_better
 
 _NOTHING: Mapping[str, Any] = {}
 
+REJUDGED = "rejudged"
+"""Whether finished trials were judged by other constraints since MLflow was told."""
 NUM_KEPT = 5
 """So many of the best complete trials keep their weights, and the baselines theirs."""
 
@@ -131,6 +133,7 @@ class Ledger(Trials):
         if any(key.startswith(JUDGED) for change in changes for key in change.keys):
             attrs = judged(self.trials(*FINISHED), self.config.study.constraints)
             self.store.replace_system_attrs(self.id, CONSTRAINTS_PREFIX, attrs)
+            self.keep(REJUDGED, True)
 
     def _distributions(self) -> dict[str, str]:
         """Of the numbers searched, as Optuna writes them: old trials get the wider bounds too."""
@@ -325,7 +328,7 @@ class Ledger(Trials):
         ranked = self.ranked_own()
         if len(ranked) < NUM_KEPT:
             return True
-        return is_better(self.metric, value, value_of(ranked[NUM_KEPT - 1]))
+        return not is_better(self.metric, value_of(ranked[NUM_KEPT - 1]), value)
 
     def needs_weights(self) -> Callable[[int], bool]:
         """Which trials' weights are needed: the best, the baselines', and unsettled ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from pipeline.config.run_config import RunConfig
@@ -78,9 +79,15 @@ def _wider(old: str | None, new: str | None) -> str:
         return ""
     if after["low"] > before["low"] or after["high"] < before["high"]:
         return ""
-    if before.get("step") and (before["low"] - after["low"]) % before["step"]:
+    moved = _exact(before["low"]) - _exact(after["low"])
+    if before.get("step") and moved % _exact(before["step"]):
         return ""
     return " -> ".join("{low:g} to {high:g}".format(**entry) for entry in (before, after))
+
+
+def _exact(number: float) -> Fraction:
+    """As it is written: 0.3 less 0.2 is no multiple of 0.1 in floats."""
+    return Fraction(str(number))
 
 
 def require_same_spec(

@@ -87,11 +87,21 @@ class Trials:
         return [trials[index] for index in front(list(map(self._losses, trials)))]
 
     def contenders(self, count: int) -> list[FrozenTrial]:
-        """So many trials that may win: the best; of a front, some that show all that it offers."""
+        """So many trials that may win: the best; of several metrics, some that show all that the
+        front offers, and then of the front without it."""
+        left = self.ranked()
         if len(self.objectives) == 1:
-            return self.ranked()[:count]
-        trials = self.front()
-        return [trials[index] for index in spread(list(map(self._losses, trials)), count)]
+            return left[:count]
+        found: list[FrozenTrial] = []
+        while left and len(found) < count:
+            layer = [left[index] for index in front(list(map(self._losses, left)))]
+            if not layer:  # what is left has no finite values
+                break
+            some = spread(list(map(self._losses, layer)), count - len(found))
+            found += [layer[index] for index in some]
+            numbers = {trial.number for trial in layer}
+            left = [trial for trial in left if trial.number not in numbers]
+        return found
 
     def _losses(self, trial: FrozenTrial) -> Losses:
         if len(self.objectives) == 1:  # studies of old versions keep nothing else

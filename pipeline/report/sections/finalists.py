@@ -11,7 +11,7 @@ from pipeline.report.evidence import Evidence
 from pipeline.report.figures.finalists import TRAIN, VALIDATION, curves_figure, intervals_figure
 from pipeline.report.page import Picture, Row, Section, Table
 from pipeline.study.followup import WEIGHTS
-from pipeline.words import points, show_gain, show_mean, show_metric
+from pipeline.words import fresh_seeds, points, show_gain, show_mean, show_metric
 
 TITLE = "Finalists"
 
@@ -28,10 +28,10 @@ def finalists_section(evidence: Evidence) -> Section:
         name="finalists",
         title=TITLE,
         lead=(
-            f"Each was trained again with {seeds} fresh seeds and judged by its {score} on "
-            f"{images:,} images that the search never saw. Intervals are of 95 %, over images and "
-            "seeds; gains are in pairs, image by image. Optimism: by how much the search's own "
-            "score is better than that.",
+            f"Each was trained again with {fresh_seeds(seeds)} and judged by its {score} on "
+            f"{images:,} images that the search never saw. Intervals are of 95 %, over images "
+            f"{'and seeds' if seeds > 1 else 'alone'}; gains are in pairs, image by image. "
+            "Optimism: by how much the search's own score is better than that.",
             *verdict.notes,
         ),
         tables=(_table(evidence, verdict),),

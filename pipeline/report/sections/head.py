@@ -9,7 +9,15 @@ from pipeline.finalists import Finalist
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Row, Section, Table
 from pipeline.study.baselines import BASELINES
-from pipeline.words import describe, duration, is_share, show_gain, show_mean, show_metric
+from pipeline.words import (
+    describe,
+    duration,
+    fresh_seeds,
+    is_share,
+    show_gain,
+    show_mean,
+    show_metric,
+)
 
 
 def head_section(evidence: Evidence) -> Section:
@@ -41,7 +49,7 @@ def verdict_words(evidence: Evidence) -> Iterator[str]:
     yield (
         f"{capital(_name(winner))} wins: {show_mean(verdict.judged, winner.selection)} "
         f"{verdict.judged} on {images:,} selection images, "
-        f"over {seeds} fresh seeds."
+        f"over {fresh_seeds(seeds)}."
     )
     for name in BASELINES:
         baseline = verdict.baseline(name)

@@ -13,7 +13,7 @@ from pipeline.report.page import Picture, Row, Section, Table
 from pipeline.report.sections.head import capital
 from pipeline.report.transfer import transfer_sentence
 from pipeline.transfer import CONDITIONS, SEARCHED, Transfer
-from pipeline.words import gain_unit, show_gain, show_mean
+from pipeline.words import fresh_seeds, gain_unit, show_gain, show_mean
 
 TITLE = "The transfer check"
 
@@ -36,7 +36,7 @@ def transfer_section(evidence: Evidence) -> Section:
         name="transfer",
         title=TITLE,
         lead=(
-            f"The finalists and baselines trained once more, with {seeds} fresh seeds each, "
+            f"The finalists and baselines trained once more, with {fresh_seeds(seeds)} each, "
             f"{' and '.join(f'at {each.condition}' for each in found)}: is what was chosen best "
             f"there too? All are judged by their {before.judged} on the same {images:,} selection "
             "images; intervals are of 95 %, gains are in pairs.",
