@@ -19,6 +19,7 @@ from rich.console import Console
 
 from pipeline.ablation import Ablation, Effect
 from pipeline.answers import Answers
+from pipeline.datasets import DigitsSettings
 from pipeline.errors import UserError
 from pipeline.finalists import KIND, points
 from pipeline.progress import LogView
@@ -93,7 +94,7 @@ def html(outcome: Outcome, workspace: Path) -> str:
     assert outcome.verdict
     shutil.rmtree(workspace / "data", ignore_errors=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sklearn.datasets.load_digits", lambda *_, **__: pytest.fail("images read"))
+        patch.setattr(DigitsSettings, "read", lambda *_: pytest.fail("images read"))
         written = write_report("sqlite:///mlruns/optuna.db", "tiny")
     assert written.path == Path("tiny.report.html")
     assert written.not_logged == ""

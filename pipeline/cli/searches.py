@@ -49,7 +49,7 @@ def run(
     console = Console()
     with _stoppable(console):
         with console.status("loading torch, Optuna and MLflow ..."):
-            warm_up(*loaded.config.data.imports)
+            warm_up()
             from pipeline.report.summary import summary
             from pipeline.search import Options, run_search
         options = Options(device, storage, timeout, num_workers, extend)

@@ -28,12 +28,12 @@ _LOADED = (
 )
 
 
-def warm_up(*modules: str) -> None:
-    """Begin to load what workers need, and these modules, while this process does other things.
+def warm_up() -> None:
+    """Begin to load what workers need while this process does other things.
 
     What is in the environment by now is what the workers will see.
     """
-    _FORKSERVER.set_forkserver_preload([*_LOADED, *modules])
+    _FORKSERVER.set_forkserver_preload(list(_LOADED))
     forkserver.ensure_running()
 
 
