@@ -20,11 +20,8 @@ MAX_QUICK_FAULTS, MAX_QUICK_KILLS = 3, 30
 # Workers are forked from a process that has loaded what they need, and done nothing with it: a fork
 # of this one would not survive torch's threads and CUDA, and a fresh start takes seconds each time.
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_LOADED = (
-    "pipeline.trial",
-    "pipeline.study.ledger",
-    "pipeline.study.storage",
-    "pipeline.datasets",
+_FORKSERVER.set_forkserver_preload(
+    ["pipeline.trial", "pipeline.study.ledger", "pipeline.study.storage", "pipeline.datasets"]
 )
 
 
@@ -33,7 +30,6 @@ def warm_up() -> None:
 
     What is in the environment by now is what the workers will see.
     """
-    _FORKSERVER.set_forkserver_preload(list(_LOADED))
     forkserver.ensure_running()
 
 
