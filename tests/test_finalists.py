@@ -294,10 +294,10 @@ def test_a_final_that_is_cut_short_is_said_to_be_so(tmp_path: Path, mlflow_templ
     assert UNFINISHED in outcome.verdict.notes
 
 
-def test_finalists_go_on_after_the_run_was_killed(tmp_path: Path) -> None:
+def test_finalists_go_on_after_the_run_was_killed(workspace: Path) -> None:
     """The process group is killed while finalists are trained; the same command goes on."""
-    kill_and_run_again(tmp_path, (*TWO, "training.epochs=6"), ", seed 2:")
-    store = open_storage(f"sqlite:///{tmp_path}/mlruns/optuna.db")
+    kill_and_run_again(workspace, (*TWO, "training.epochs=6"), ", seed 2:")
+    store = open_storage(f"sqlite:///{workspace}/mlruns/optuna.db")
     study = optuna.load_study(study_name="tiny/finalists", storage=store)
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
     labels = [trial.user_attrs["regsearch.label"] for trial in study.trials]
