@@ -6,9 +6,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+AGAIN_SEC = 0.05
 
 
 class Terminated(KeyboardInterrupt):
@@ -24,11 +27,21 @@ def interruptible() -> Iterator[None]:
     the background.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
+
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            _send_again(signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT)
+        else:
+            hook(lost)
+
     for number in before:
         signal.signal(number, _interrupt)
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -37,6 +50,16 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _send_again(number: signal.Signals) -> None:
+    """A first signal that was lost: it came while Python ran a finalizer or a weak reference's
+    callback, as SQLAlchemy has them, and what is raised in one reaches nobody."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    later = threading.Timer(AGAIN_SEC, os.kill, (os.getpid(), number))
+    later.daemon = True
+    later.start()
 
 
 def _leave(number: int, _: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,14 @@ import torch
 
 from pipeline.tracking import connect
 
+ROOT = Path(__file__).parents[1]
 _MLFLOW_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Processes that tests start load this checkout, from whatever folder.
+    paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     torch.set_num_threads(1)  # the nets here are tiny: more threads cost seconds on a busy machine
     # MLflow 3.17 warns of its own type hints, and asks SQLAlchemy 2.1 for what 2.1 deprecates.
     config.addinivalue_line("filterwarnings", "ignore:.*Any type hint is inferred:UserWarning")

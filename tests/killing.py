@@ -10,23 +10,24 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.commands import environment, regsearch_here
 from tests.spaces import write_tiny
 
 
 def kill_and_run_again(folder: Path, assignments: Sequence[str], once: str) -> str:
-    """Run the tiny study, kill its process group once it prints `once`, and run it to its end.
+    """Run the tiny study, kill its process group once it prints `once`, and run it to its end here.
 
     Returns:
         What the second run printed.
     """
     write_tiny(folder)
     sets = [f"--set={text}" for text in assignments]
-    command = [sys.executable, "-m", "pipeline", "run", "tiny.yaml", "--workers", "1", *sets]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    arguments = ("run", "tiny.yaml", "--workers", "1", *sets)
+    command = [sys.executable, "-m", "pipeline", *arguments]
     log = folder / "run.log"
     with log.open("wb") as out:
         run = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True
+            command, cwd=folder, env=environment(), stdout=out, stderr=out, start_new_session=True
         )
         deadline = time.monotonic() + 200
         while once not in log.read_text() and time.monotonic() < deadline:
@@ -34,8 +35,6 @@ def kill_and_run_again(folder: Path, assignments: Sequence[str], once: str) -> s
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
     assert once in log.read_text()
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200
-    )
+    done = regsearch_here(*arguments, cwd=folder)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout

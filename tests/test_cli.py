@@ -15,29 +15,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+from mlflow import MlflowClient
 
 from pipeline.study.storage import open_storage
 from pipeline.study.store import OWNER
+from tests.commands import Done, environment, regsearch, regsearch_here
 from tests.conftest import enter
 from tests.spaces import write_tiny
-
-ROOT = Path(__file__).parents[1]
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "REGSEARCH_"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
-
-
-def regsearch(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments],
-        cwd=cwd,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +65,7 @@ def test_evaluate_prints_the_test_scores_and_counts_its_readings(folder: Path) -
     assert "359 test images" in first.stdout
     assert "95 % interval" in first.stdout
     assert "first reading" in first.stdout
-    second = regsearch("evaluate", "models:/tiny-cnn@champion", "--json", cwd=folder)
+    second = regsearch_here("evaluate", "models:/tiny-cnn@champion", "--json", cwd=folder)
     result = json.loads(second.stdout)
     assert result["test_readings"] == 2
     assert result["scores"]["num_images"] == 359
@@ -99,14 +83,14 @@ def test_two_evaluations_at_once_are_both_on_record(folder: Path) -> None:
         for _ in range(2)
     ]
     first, second = (json.loads(process.communicate(timeout=120)[0]) for process in pair)
-    third = json.loads(regsearch("evaluate", uri, "--json", cwd=folder).stdout)
+    third = json.loads(regsearch_here("evaluate", uri, "--json", cwd=folder).stdout)
     assert third["test_readings"] == max(first["test_readings"], second["test_readings"]) + 1 == 3
     earliest = min(first["reading"], second["reading"], key=lambda reading: str(reading["when"]))
     assert third["first_reading"] == earliest
 
 
 def test_evaluate_names_the_models_that_there_are(folder: Path) -> None:
-    done = regsearch("evaluate", "models:/none@champion", cwd=folder)
+    done = regsearch_here("evaluate", "models:/none@champion", cwd=folder)
     assert done.returncode == 2
     assert "models:/tiny-cnn@champion" in done.stderr
 
@@ -132,7 +116,6 @@ def test_schema_is_json(tmp_path: Path) -> None:
         (("run", "missing.yaml"), "missing.yaml"),
         (("run", "tiny.yaml", "--device", "cuda:7"), "no device 'cuda:7'"),
         (("run", "tiny.yaml", "--set", "training.epochs=many"), "--set training.epochs=many"),
-        (("run", "tiny.yaml", "--storage", "nonsense://x:canary@y"), "can't open"),
         (("run", "tiny.yaml", "--trials", "0"), "--trials"),
         (("run",), "Missing argument"),
         (("run", "tiny.yaml", "--no-such-option"), "No such option"),
@@ -143,11 +126,22 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     write_tiny(tmp_path)
-    done = regsearch(*arguments, cwd=tmp_path, MLFLOW_TRACKING_URI="")
+    done = regsearch_here(*arguments, cwd=tmp_path, MLFLOW_TRACKING_URI="")
+    assert_a_mistake(done, message)
+
+
+def test_a_mistake_beside_a_password_is_told_without_it(tmp_path: Path) -> None:
+    """As a process, which begins anew to have the password out of its arguments."""
+    write_tiny(tmp_path)
+    done = regsearch("run", "tiny.yaml", "--storage", "nonsense://x:canary@y", cwd=tmp_path)
+    assert_a_mistake(done, "can't open")
+    assert "canary" not in done.stdout + done.stderr
+
+
+def assert_a_mistake(done: Done, message: str) -> None:
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert "canary" not in done.stdout + done.stderr
 
 
 def test_an_unforeseen_fault_is_told_without_a_traceback_and_exit_code_1(tmp_path: Path) -> None:
@@ -298,19 +292,10 @@ def owners(folder: Path) -> list[str]:
 
 def states(folder: Path) -> tuple[list[str], set[str]]:
     """The trials' states in the study's store, and the statuses of MLflow's runs."""
-    code = (
-        "import optuna, mlflow\n"
-        "study = optuna.load_study(study_name='tiny', storage='sqlite:///mlruns/optuna.db')\n"
-        "print(*sorted(t.state.name for t in study.trials))\n"
-        "runs = mlflow.MlflowClient().search_runs(['1'])\n"
-        "print(*{run.info.status for run in runs})"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, check=True
-    )
-    trials, runs = done.stdout.splitlines()
-    return trials.split(), set(runs.split())
+    with closing(open_storage(f"sqlite:///{folder}/mlruns/optuna.db")) as store:
+        trials = optuna.load_study(study_name="tiny", storage=store).get_trials()
+    runs = MlflowClient(f"sqlite:///{folder}/mlflow.db").search_runs(["1"])
+    return sorted(trial.state.name for trial in trials), {run.info.status for run in runs}
 
 
 @pytest.mark.slow

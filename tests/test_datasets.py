@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from sklearn.datasets import load_digits
 
 from pipeline.datasets import (
     SOURCES,
@@ -44,6 +45,22 @@ def test_settings_out_of_bounds(source: type[DataSettings], wrong):
 def test_importing_the_settings_loads_no_heavy_library():
     heavy = {"torch", "torchvision", "sklearn", "PIL", "scipy"}
     code = f"import sys, pipeline.datasets; print({heavy} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+def test_digits_are_those_that_scikit_learn_loads():
+    theirs = load_digits()
+    ours, names = DigitsSettings().read("train", lambda *_: None)
+    assert np.array_equal(ours.images[:, 0], np.rint(theirs.images * (255 / 16)))
+    assert np.array_equal(ours.labels, theirs.target)
+    assert names == tuple(str(name) for name in theirs.target_names)
+
+
+def test_reading_digits_does_not_wait_for_scikit_learn():
+    """Each process reads them, and would wait almost two seconds."""
+    code = "import sys; from pipeline.datasets import DigitsSettings, load_splits\n"
+    code += "load_splits(DigitsSettings(), seed=0); print({'sklearn', 'scipy'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
 

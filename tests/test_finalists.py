@@ -315,10 +315,10 @@ def test_why_finalists_keep_failing_is_in_the_summary(workspace: Path) -> None:
     assert "finalists: too many failed in a row, the last with: FileExistsError" in told
 
 
-def test_finalists_go_on_after_the_run_was_killed(tmp_path: Path) -> None:
+def test_finalists_go_on_after_the_run_was_killed(workspace: Path) -> None:
     """The process group is killed while finalists are trained; the same command goes on."""
-    kill_and_run_again(tmp_path, (*TWO, "training.epochs=6"), ", seed 2:")
-    store = open_storage(f"sqlite:///{tmp_path}/mlruns/optuna.db")
+    kill_and_run_again(workspace, (*TWO, "training.epochs=6"), ", seed 2:")
+    store = open_storage(f"sqlite:///{workspace}/mlruns/optuna.db")
     study = optuna.load_study(study_name="tiny/finalists", storage=store)
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
     labels = [trial.user_attrs["regsearch.label"] for trial in study.trials]

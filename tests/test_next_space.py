@@ -16,9 +16,9 @@ from pipeline.config.yaml_edit import YamlEdit, written
 from pipeline.report.bounds import bounds_report
 from pipeline.status import open_ledgers
 from pipeline.study.ledger import Ledger
+from tests.commands import regsearch_here
 from tests.synthetic import KNOWN, run_study
 from tests.test_bounds import CONDITIONAL, DECAY, DROPOUT, GAMMA, KIND, SMOOTHING
-from tests.test_cli import regsearch
 
 TRIALS = "study.trials=62"
 
@@ -187,15 +187,17 @@ def test_values_are_written_so_that_they_are_read_as_they_were(value: object, te
 
 def test_the_command_prints_a_table_and_writes_a_file_once(study: Ledger, tmp_path: Path) -> None:
     url = str(study.store.engine.url)
-    first = regsearch("bounds", "tiny", "--storage", url, cwd=tmp_path)
+    first = regsearch_here("bounds", "tiny", "--storage", url, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "regsearch run tiny.next.yaml" in first.stdout
     assert "matters?" in first.stdout
     assert (tmp_path / "tiny.next.yaml").read_text() == next_text(study)
-    second = regsearch("bounds", "tiny", "--storage", url, "--out", "tiny.next.yaml", cwd=tmp_path)
+    second = regsearch_here(
+        "bounds", "tiny", "--storage", url, "--out", "tiny.next.yaml", cwd=tmp_path
+    )
     assert second.returncode == 2
     assert "name another one by --out" in second.stderr
-    unknown = regsearch("bounds", "other", "--storage", url, cwd=tmp_path)
+    unknown = regsearch_here("bounds", "other", "--storage", url, cwd=tmp_path)
     assert unknown.returncode == 2
     assert "no study 'other'" in unknown.stderr
 

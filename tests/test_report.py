@@ -19,6 +19,7 @@ from rich.console import Console
 
 from pipeline.ablation import Ablation, Effect
 from pipeline.answers import Answers
+from pipeline.datasets import DigitsSettings
 from pipeline.decision import points
 from pipeline.errors import UserError
 from pipeline.finalists import KIND
@@ -33,10 +34,10 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember_settings
 from pipeline.study.storage import open_storage
 from pipeline.study.store import SCORED
+from tests.commands import regsearch_here
 from tests.conftest import enter
 from tests.spaces import tiny_config, tiny_space
 from tests.synthetic import run_study
-from tests.test_cli import regsearch
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TWO = ("finalists.count=2", "finalists.seeds=2", "study.trials=5")
@@ -94,7 +95,7 @@ def html(outcome: Outcome, workspace: Path) -> str:
     assert outcome.verdict
     shutil.rmtree(workspace / "data", ignore_errors=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sklearn.datasets.load_digits", lambda *_, **__: pytest.fail("images read"))
+        patch.setattr(DigitsSettings, "read", lambda *_: pytest.fail("images read"))
         written = write_report("sqlite:///mlruns/optuna.db", "tiny")
     assert written.path == Path("tiny.report.html")
     assert written.not_logged == ""
@@ -175,8 +176,8 @@ def test_every_section_is_there_in_order(html: str) -> None:
 
 def test_readings_are_told_from_the_models_tags(html: str, workspace: Path) -> None:
     assert html
-    assert regsearch("evaluate", "models:/tiny-cnn@champion", cwd=workspace).returncode == 0
-    done = regsearch("report", "tiny", "--out", "again.html", cwd=workspace)
+    assert regsearch_here("evaluate", "models:/tiny-cnn@champion", cwd=workspace).returncode == 0
+    done = regsearch_here("report", "tiny", "--out", "again.html", cwd=workspace)
     assert done.stdout == "written to again.html\n"
     assert done.stderr == ""
     section = (workspace / "again.html").read_text().partition('<section id="readings">')[2]
@@ -379,7 +380,7 @@ def test_mistakes_are_told_in_one_message(workspace_of_test: Path) -> None:
         write_report(storage, "none")
     with pytest.raises(UserError, match="can't be written"):
         write_report(storage, "tiny", Path("nowhere/x.html"))
-    done = regsearch("report", "none", "--storage", storage, cwd=workspace_of_test)
+    done = regsearch_here("report", "none", "--storage", storage, cwd=workspace_of_test)
     assert done.returncode == 2
     assert "it has tiny" in done.stderr
 

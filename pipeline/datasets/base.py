@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,9 +52,6 @@ class DataSettings(Settings, ABC):
 
     A source subclasses this with its `kind`, its own settings and the two methods below.
     """
-
-    imports: ClassVar[tuple[str, ...]] = ()
-    """Modules that reading takes: workers load them once for all."""
 
     root: str = "data"
     """Folder that holds the data set, or that it is downloaded to."""

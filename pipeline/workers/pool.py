@@ -20,20 +20,16 @@ MAX_QUICK_FAULTS, MAX_QUICK_KILLS = 3, 30
 # Workers are forked from a process that has loaded what they need, and done nothing with it: a fork
 # of this one would not survive torch's threads and CUDA, and a fresh start takes seconds each time.
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_LOADED = (
-    "pipeline.trial",
-    "pipeline.study.ledger",
-    "pipeline.study.storage",
-    "pipeline.datasets",
+_FORKSERVER.set_forkserver_preload(
+    ["pipeline.trial", "pipeline.study.ledger", "pipeline.study.storage", "pipeline.datasets"]
 )
 
 
-def warm_up(*modules: str) -> None:
-    """Begin to load what workers need, and these modules, while this process does other things.
+def warm_up() -> None:
+    """Begin to load what workers need while this process does other things.
 
     What is in the environment by now is what the workers will see.
     """
-    _FORKSERVER.set_forkserver_preload([*_LOADED, *modules])
     forkserver.ensure_running()
 
 

@@ -1,49 +1,50 @@
 """Processes that act on one study at the same instant.
 
-A player reads commands, a line of JSON each, and answers each with a line. It stays for many
-rounds, since starting Python costs more than what is tested.
+A player gets commands and answers each. It stays for many rounds, and is forked from a process that
+has loaded what it needs, as workers are: starting Python costs more than what is tested.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+import pipeline.workers.pool  # noqa: F401 - says what that process loads
+
+
+class _Process(ForkServerProcess):
+    """One that is waited for as a `Popen` is."""
+
+    def wait(self) -> int | None:
+        self.join()
+        return self.exitcode
 
 
 class Player:
     """One process."""
 
     def __init__(self, **env: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.players"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        )
+        self._connection, theirs = ForkServerContext().Pipe()
+        self.process = _Process(target=play, args=(theirs, env), daemon=True)
+        self.process.start()
+        theirs.close()
         self.answer()  # it is ready
 
     def tell(self, **command: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
+        self._connection.send(command)
 
     def answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"the player ended with {self.process.wait()}"
-        return json.loads(line)
+        try:
+            return self._connection.recv()
+        except EOFError:
+            raise AssertionError(f"the player ended with {self.process.wait()}") from None
 
     def ask(self, **command: Any) -> Any:
         self.tell(**command)
@@ -51,10 +52,9 @@ class Player:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
+        self.process.join()
+        self.process.close()
+        self._connection.close()
 
 
 @contextmanager
@@ -77,8 +77,10 @@ def at_once(team: Sequence[Player], **command: Any) -> list[Any]:
     return [player.answer() for player in team]
 
 
-def main() -> None:
-    """A player's life."""
+def play(connection: Connection, env: Mapping[str, str]) -> None:
+    """A player's life, with these variables in its environment."""
+    os.environ.update(env)
+    time.tzset()
     from pipeline.study.ledger import Ledger
     from pipeline.study.storage import open_storage
     from tests.spaces import tiny_config
@@ -151,12 +153,8 @@ def main() -> None:
     actions = {f.__name__.strip("_"): f for f in (open_, drain, claim, sweep, beat, finish)}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        print(json.dumps("ready"), flush=True)
-        for line in sys.stdin:
-            command = json.loads(line)
+        connection.send("ready")
+        while True:
+            command = connection.recv()
             time.sleep(max(0.0, command.get("at", 0.0) - time.time()))
-            print(json.dumps(actions[command["do"]](command)), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+            connection.send(actions[command["do"]](command))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.commands import regsearch_here
 from tests.faults.conftest import new_database
 from tests.faults.searches import Search, mlflow_runs, trials, wait_until
 from tests.spaces import TINY, write_tiny
@@ -61,10 +62,10 @@ def test_row_25_a_damaged_image_is_named_before_any_trial(workspace: Path, damag
         "{kind: digits, train_images: 100}", "{kind: image_folder, root: data, image_size: 16}"
     )
     write_tiny(workspace, text)
-    assert Search(TRIALS).finish() == 2
-    log = Path("run.log").read_text()
-    assert "dog/7.jpg" in log
-    assert "Traceback" not in log
+    done = regsearch_here("run", *TRIALS, cwd=workspace)
+    assert done.returncode == 2
+    assert "dog/7.jpg" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
     assert trials() == []
 
 

@@ -34,7 +34,7 @@ def port(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Ite
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "ui", "--port", str(port)],
         cwd=folder,
-        env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+        env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_WORKERS="1"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -1,0 +1,89 @@
+"""The commands: parse, call, print, exit code. 0 is done, 2 a mistake of the user's, 1 the rest."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.cli.books import doctor, status, sync
+from pipeline.cli.findings import bounds, report, reproduce
+from pipeline.cli.registered import evaluate, ui
+from pipeline.cli.searches import ablate, run
+from pipeline.cli.spaces import schema, validate
+from pipeline.errors import UserError, redact
+from pipeline.secrecy import hide_arguments
+
+app = typer.Typer(
+    help="Search the regularization of an image classifier: Optuna tries settings, MLflow shows "
+    "every trial, and the best model is registered.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"regsearch {version('regsearch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """What goes before a command."""
+
+
+# In the order in which the help page shows them.
+for _command in (
+    run,
+    validate,
+    evaluate,
+    status,
+    sync,
+    doctor,
+    bounds,
+    report,
+    reproduce,
+    ablate,
+    ui,
+    schema,
+):
+    app.command()(_command)
+
+
+def main() -> None:
+    """The entry point: turns what is raised into a message and an exit code."""
+    hide_arguments()
+    # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        app()
+    except UserError as error:
+        _complain(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("REGSEARCH_DEBUG"):
+            raise
+        message = redact(f"{type(error).__name__}: {error}")
+        _complain(f"{message}\n  this was not foreseen; REGSEARCH_DEBUG=1 shows where")
+        sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), message))
