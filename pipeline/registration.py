@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from mlflow.exceptions import MlflowException
+
 from pipeline.champion import Champion
 from pipeline.config import RunConfig
 from pipeline.datasets import Splits
@@ -91,18 +93,24 @@ class Registrar:
                 for alias, nets in reversed(entries.items())
             ]
             if mirror is not None:
-                self._retire(entries.keys(), mirror)
+                done += self._retire(entries.keys(), mirror)
                 if not any(one.problem for one in done):
                     self.ledger.keep("has_news", False)
         return done[::-1]
 
-    def _retire(self, current: Collection[str], mirror: Mirror) -> None:
+    def _retire(self, current: Collection[str], mirror: Mirror) -> list[Registration]:
         """Take aliases off this study's models that are no longer what the alias says: trials that
-        are on offer no more, and a champion where nobody may win."""
+        are on offer no more, and a champion where nobody may win. What could not be done."""
         name = self.config.registry.model_name
-        stale = {CHAMPION, *(a for a in aliases(mirror.client, name) if OFFERED.fullmatch(a))}
-        for alias in stale - set(current):
-            retire(mirror.client, name, alias, mirror.experiment_id)
+        try:
+            found = aliases(mirror.client, name)
+            for alias in found:
+                if alias not in current and (alias == CHAMPION or OFFERED.fullmatch(alias)):
+                    retire(mirror.client, name, alias, mirror.experiment_id)
+        except (MlflowException, OSError) as error:
+            text = f"it, or an alias of another trial, may be out of date: {reason_of(error)}"
+            return [Registration(CHAMPION, "", problem=text)]
+        return []
 
     def _scores(self, nets: Nets, finalists: Sequence[Finalist]) -> dict[str, float]:
         """What was measured of nets, by the metrics' names: of one net the validation score, and

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from pipeline.ablation import KIND, Design, ablation, design, read_ablation
+from pipeline.ablation import KIND, Design, Effect, ablation, design, read_ablation
 from pipeline.answers import Answers
 from pipeline.errors import UserError
 from pipeline.progress import LogView
@@ -112,6 +113,54 @@ def test_a_searched_part_of_the_augmentation_is_a_regularizer_of_its_own(tmp_pat
     without = config.with_overrides(plan.without("augmentation.cutout_fraction")).augmentation
     assert (without.strength, without.cutout_fraction) == (0.5, 0)
     assert without.horizontal_flip == "random"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "metrics: [validation/accuracy, validation/ece]",
+        "pruner: {kind: none}\n  warm_start: {study: old, ignore: [model]}",
+    ],
+)
+def test_studies_whose_settings_have_lists_are_taken_apart(tmp_path: Path, more: str) -> None:
+    config = tiny_config(tmp_path, text=THREE.replace("pruner: {kind: none}", more))
+    plan = Design("trial 2", config, {DROPOUT: 0.25})
+    assert {p.group for p in plan.points(1)} > {"trial 2", "trial 2, without dropout"}
+
+
+def test_the_strongest_pairs_are_those_whose_weaker_one_is_strongest(ledger: Ledger) -> None:
+    effects = tuple(Effect(path, 0.5, None, None) for path in "abcd")
+    found = replace(ablation(design(ledger), trained(ledger, RIGHT)), effects=effects)
+    pairs = ["".join(pair) for pair in found.strongest_pairs(6)]
+    assert pairs == ["ab", "ac", "bc", "ad", "bd", "cd"]
+
+
+def test_the_augmentation_is_no_pair_with_its_own_part(ledger: Ledger) -> None:
+    paths = ("augmentation.strength", "augmentation.cutout_fraction", DROPOUT)
+    effects = tuple(Effect(path, 0.5, None, None) for path in paths)
+    found = replace(ablation(design(ledger), trained(ledger, RIGHT)), effects=effects)
+    assert found.strongest_pairs(9) == [(paths[0], DROPOUT), (paths[1], DROPOUT)]
+
+
+def test_pairs_with_fewer_seeds_cost_the_others_none(tmp_path: Path) -> None:
+    text = THREE.replace("search:", "augmentation: {strength: 0.5}\nsearch:")
+    store = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+    ledger = Ledger(tiny_config(tmp_path, text=text), store)
+    for value in (0.5, 0.6, 0.9):
+        claim = ledger.claim()
+        assert claim
+        ledger.complete(claim, value)
+    ledger.keep("winner", 2)
+    plan, followup = design(ledger), FollowUp(ledger.config, ledger.store, KIND)
+    followup.add(plan.points(4))
+    followup.add(plan.points(2, [(DROPOUT, SMOOTHING)]))
+    while claim := followup.claim():
+        answers = Answers(np.ones(NUM_IMAGES, np.bool_), np.ones(NUM_IMAGES, np.float32))
+        followup.complete(claim, 0.5, {ANSWERS: answers.to_json()})
+    found = ablation(plan, followup)
+    assert found.num_seeds == 4
+    assert [{i.first, i.second} for i in found.interactions] == [{DROPOUT, SMOOTHING}]
+    store.close()
 
 
 def test_worth_is_the_difference_of_means(ledger: Ledger) -> None:

@@ -295,6 +295,21 @@ def test_a_final_that_is_cut_short_is_said_to_be_so(tmp_path: Path, mlflow_templ
     assert UNFINISHED in outcome.verdict.notes
 
 
+def test_a_search_that_goes_on_keeps_its_champion_until_the_next_final(workspace: Path) -> None:
+    """Cut short, it has trials that are better by the search's own score, and untried."""
+    view = LogView(Console(quiet=True))
+    first = run_search(tiny_space(workspace, *TWO), Options(num_workers=1), view)
+    version = MlflowClient().get_model_version_by_alias("tiny-cnn", "champion").version
+    assert first.verdict
+    more = tiny_space(workspace, *TWO, "study.trials=40")
+    outcome = run_search(more, Options(num_workers=1, timeout_sec=0), view)
+    assert outcome.timed_out
+    assert outcome.verdict
+    assert outcome.verdict.retrained
+    assert outcome.verdict.winner.name == first.verdict.winner.name
+    assert MlflowClient().get_model_version_by_alias("tiny-cnn", "champion").version == version
+
+
 def test_why_finalists_keep_failing_is_in_the_summary(workspace: Path) -> None:
     """Their weights can't be saved: a file lies where their folder should be."""
     view = LogView(Console(quiet=True))

@@ -13,9 +13,11 @@ from rich.console import Console
 
 from pipeline.coordinator import standing
 from pipeline.datasets import load_splits
+from pipeline.errors import UserError
 from pipeline.final import Crowned
 from pipeline.progress import LogView
 from pipeline.report.summary import summary
+from pipeline.revisit import Means, ablate
 from pipeline.scoring import Scorer
 from pipeline.search import Options, Outcome, run_search
 from pipeline.study.baselines import BASELINES
@@ -55,6 +57,25 @@ def test_the_baselines_are_registered_where_no_trial_keeps_the_constraints(
     assert set(MlflowClient().get_registered_model("tiny-cnn").aliases) == {*BASELINES}
     assert "so there is no champion" in printed
     assert "models:/tiny-cnn@unregularized, models:/tiny-cnn@recipe" in printed
+
+
+def test_a_champion_that_breaks_a_later_constraint_is_none_any_more(workspace: Path) -> None:
+    """Its alias goes, the tags of all runs are told anew, and nothing is left to take apart."""
+    first, _ = search(workspace, 100.0)
+    assert first.verdict
+    client = MlflowClient()
+    assert "champion" in client.get_registered_model("tiny-cnn").aliases
+    outcome, printed = search(workspace, 0.0, extend=True)
+    assert "so there is no champion" in printed
+    assert outcome.verdict is None
+    assert set(client.get_registered_model("tiny-cnn").aliases) == {*BASELINES}
+    [experiment] = client.search_experiments(filter_string="name = 'tiny'")
+    tag = "tags.`regsearch.kind` = 'trial'"
+    runs = client.search_runs([experiment.experiment_id], tag)
+    assert [run.data.tags["regsearch.feasible"] for run in runs] == ["false"] * 3
+    means = Means("sqlite:///mlruns/optuna.db")
+    with pytest.raises(UserError, match="has no winner yet"):
+        ablate("tiny", means, LogView(Console(quiet=True)), seeds=1, pairs=0, transfer=False)
 
 
 def test_weights_that_a_stricter_constraint_has_cost_are_said_to_be_gone(

@@ -88,6 +88,8 @@ def test_the_front_is_found_and_few_finalists_show_all_of_it(tmp_path: Path) -> 
         tmp_path, (0.1, 0.5), (0.2, 0.5), (0.9, 0.4), (0.89, 0.39), (0.7, 0.1), (0.6, 0.2)
     )
     assert [trial.number for trial in ledger.front()] == [2, 3, 4]
+    # Behind the front comes the front of the others.
+    assert [trial.number for trial in ledger.contenders(9)] == [2, 4, 3, 5, 1, 0]
     assert [trial.number for trial in ledger.ranked()] == [2, 3, 4, 5, 1, 0]
     assert [trial.number for trial in ledger.contenders(2)] == [2, 4]
     text = TWO.replace("count: 0", "count: 2")
@@ -114,6 +116,22 @@ def test_a_trial_that_breaks_a_constraint_is_on_no_front(tmp_path: Path) -> None
     stricter = bounded.replace(f"{ACCURACY}: 0.5", f"{ACCURACY}: 0.7")
     extended = open_ledger(tmp_path, "study.trials=99", text=stricter, extend=True)
     assert [trial.number for trial in extended.front()] == [0]
+
+
+def test_a_trial_as_good_as_the_fifth_keeps_its_weights_until_it_is_known_to_be_worse(
+    tmp_path: Path,
+) -> None:
+    """Equal by the first metric, it is the best by the second."""
+    same = [(0.9, 0.4)] * 5
+    ledger = with_scores(tmp_path, (0.1, 0.5), (0.2, 0.5), *same)
+    claim = claimed(ledger)
+    assert ledger.keeps_weights(claim, 0.9)
+    assert not ledger.keeps_weights(claim, 0.89)
+    ledger.complete(claim, 0.9, scored(0.9, 0.1))
+    best = ledger.best()
+    assert best is not None
+    assert best.number == claim.number
+    assert ledger.needs_weights()(claim.number)
 
 
 def test_other_metrics_are_another_study(tmp_path: Path) -> None:

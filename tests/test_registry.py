@@ -25,7 +25,7 @@ from pipeline import exported_model
 from pipeline.errors import UserError
 from pipeline.exported_model import InferenceModel, ModelInfo
 from pipeline.models import ModelSettings, VggSettings, build_model
-from pipeline.registry import Registered, register
+from pipeline.registry import Registered, aliases, register, retire
 from pipeline.regularizers import RegularizationSettings
 
 INFO = ModelInfo(
@@ -142,6 +142,19 @@ def test_another_studys_alias_is_taken_with_a_word_or_left_alone() -> None:
     taken = register(client, new_run(client, "second"), net, INFO, "cats", take_over=True)
     assert (taken.other, taken.uri) == ("version 2 of the study first", "models:/cats@champion")
     assert client.get_model_version_by_alias("cats", "champion").version == 4
+
+
+@pytest.mark.usefixtures("workspace")
+def test_only_a_studys_own_alias_is_retired() -> None:
+    client, net = MlflowClient(), trained_vgg()
+    own, other = new_run(client, "first"), new_run(client, "second")
+    register(client, own, net, INFO, "cats", "trial-7")
+    register(client, other, net, INFO, "cats", "trial-8")
+    experiment = client.get_run(own).info.experiment_id
+    for alias in ("trial-7", "trial-8", "trial-9"):
+        retire(client, "cats", alias, experiment)
+    assert aliases(client, "cats") == ["trial-8"]
+    assert aliases(client, "dogs") == []
 
 
 def test_it_answers_as_the_net_does(shop: Shop) -> None:
