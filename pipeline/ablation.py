@@ -179,11 +179,11 @@ class Interaction:
         excess, half = self.interaction
         if abs(excess) <= half:
             return "add up, as far as can be told"
-        if excess > 0:
-            return "are worth more together than their sum"
-        if all(gain > margin for gain, margin in (self.first_alone, self.second_alone)):
+        if excess < 0 and all(g > margin for g, margin in (self.first_alone, self.second_alone)):
             return "substitute for each other"
-        return "are worth less together than their sum"
+        if self.first_alone[0] + self.second_alone[0] > 0:
+            return f"are worth {'more' if excess > 0 else 'less'} together than their sum"
+        return f"cost {'less' if excess > 0 else 'more'} together than their sum"
 
 
 @dataclass(frozen=True)

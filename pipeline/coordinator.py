@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from pipeline.errors import UserError
 from pipeline.events import (
+    RESUMED_AFTER,
     EpochEnded,
     Event,
     Note,
@@ -29,6 +30,7 @@ from pipeline.study.patience import StoreAwayError
 from pipeline.study.patient_storage import SLOW_SEC
 from pipeline.study.store import FINISHED, HISTORY, Swept
 from pipeline.study.trials import overrides_of
+from pipeline.words import show_metric
 from pipeline.workers.pool import Death, Pool
 from pipeline.workers.worker import EXIT_MISTAKE
 
@@ -103,7 +105,7 @@ class Coordinator:
     def _show(self, *, count: bool = False) -> None:
         events = self.reader.read()
         for event in events:
-            show(event, self.view)
+            show(event, self.view, self.ledger.metric)
         recently = time.monotonic() - self._counted_at < COUNT_SEC
         if recently and not events and not count:
             return
@@ -115,20 +117,29 @@ class Coordinator:
             retell(self.ledger, self.journal)
 
 
-def show(event: Event, view: View) -> None:
-    """Tell a view what happened."""
+def show(event: Event, view: View, metric: str) -> None:
+    """Tell a view what happened in a study by this metric."""
     match event:
         case TrialStarted():
             view.trial_started(event.trial, event.name, event.params, event.num_epochs)
+            if event.attempt > 1:
+                view.note(f"{event.name}: {_taken_up(event)}")
         case EpochEnded():
             view.epoch_ended(event.trial, event.epoch, event.metrics)
         case TrialEnded():
-            text = event.reason if event.value is None else f"{event.value:.4f}, {event.reason}"
+            value = "" if event.value is None else f"{show_metric(metric, event.value)}, "
+            text = f"{value}{event.reason}"
             view.trial_ended(event.trial, event.state, text)
         case TrialRequeued():
             view.trial_ended(event.trial, "WAITING", f"{event.reason}; it goes on later")
         case Note():
             view.note(event.text)
+
+
+def _taken_up(event: TrialStarted) -> str:
+    epoch = event.tags.get(RESUMED_AFTER)
+    how = f"goes on after epoch {epoch}" if epoch else "begins again: no epoch of it was saved"
+    return f"attempt {event.attempt}, {how}"
 
 
 def standing(ledger: Ledger) -> Standing:
@@ -153,10 +164,11 @@ def standing(ledger: Ledger) -> Standing:
         complete=states.count(TrialState.COMPLETE),
         pruned=states.count(TrialState.PRUNED),
         failed=states.count(TrialState.FAIL),
-        resumed=sum(len(trial.user_attrs.get(HISTORY, [])) for trial in trials),
+        interrupted=sum(bool(trial.user_attrs.get(HISTORY)) for trial in trials),
         metric=ledger.metric,
         best_value=None if best is None else best.value,
         best_trial=None if best is None else best.number,
+        best_name="" if best is None or ledger.kind == "study" else ledger.name_of(best),
         saved_epochs=saved,
         allowed_epochs=sum(allowed.values()),
         carried=len(every_trial) - len(trials),

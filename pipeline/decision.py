@@ -125,5 +125,5 @@ def _too_few(ledger: Ledger) -> list[str]:
     there = len(ledger.contenders(asked))
     if there >= asked:
         return []
-    trials = "1 complete trial that may win" if there == 1 else f"{there} complete trials that may"
-    return [f"{asked} finalists were asked for; the study has {trials}"]
+    trials = "1 complete trial" if there == 1 else f"{there} complete trials"
+    return [f"{asked} finalists were asked for; the study has {trials} that may win"]

@@ -11,6 +11,9 @@ from typing import Any, Literal, get_args
 from pipeline.settings import Scalar
 
 TrialState = Literal["COMPLETE", "PRUNED", "FAIL"]
+RESUMED_AFTER = "regsearch.resumed_after_epoch"
+"""Tag of an attempt that goes on from a checkpoint."""
+
 StudyStatus = Literal["FINISHED", "FAILED", "KILLED"]
 Table = Sequence[Mapping[str, Scalar]]
 """Rows that all have the same columns."""

@@ -46,9 +46,15 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _interrupt(number: int, _: FrameType | None) -> None:
+def leave_at_once() -> None:
+    """From here on a signal ends the process: Python's own handler would raise in whatever runs at
+    the exit, which prints a traceback."""
     signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    leave_at_once()
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 

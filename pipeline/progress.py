@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from pipeline.settings import Scalar
 from pipeline.words import describe, duration, show_metric
 
 NUM_RECENT = 8
+EPOCH_LINE_SEC = 5.0
+"""A trial's epochs have a line each, but for those that end sooner than this after the last one."""
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "cyan"}
 
 
@@ -27,7 +30,7 @@ STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "cy
 class Standing:
     """Where the study stands: counts of trials, and the best of them (None while there is none).
 
-    `resumed` counts the attempts that were interrupted or killed, and were or will be taken up.
+    `interrupted` counts the trials that were interrupted or killed, and were or will be taken up.
     `saved_epochs` are those that pruned trials did not run, of the `allowed_epochs` of all that are
     finished. `carried` trials are another study's, and in none of the other counts. `missed` says
     which trial comes nearest to the constraints, where none keeps them. `front` counts the trials
@@ -42,13 +45,19 @@ class Standing:
     metric: str
     best_value: float | None = None
     best_trial: int | None = None
-    resumed: int = 0
+    best_name: str = ""
+    interrupted: int = 0
     saved_epochs: int = 0
     allowed_epochs: int = 0
     carried: int = 0
     missed: str = ""
     front: int = 0
     kind: str = "study"
+
+    @property
+    def unit(self) -> str:
+        """What is counted: a follow-up's numbers are not the search's trials."""
+        return "trials" if self.kind == "study" else "trainings"
 
     @property
     def saved_share(self) -> float:
@@ -68,13 +77,36 @@ class Standing:
         if self.best_trial is None:
             return self.missed or "-"
         front = f"; {self.front} on the front" if self.front else ""
-        return f"{show_metric(self.metric, self.best_value)} (trial {self.best_trial}){front}"
+        name = self.best_name or f"trial {self.best_trial}"
+        return f"{show_metric(self.metric, self.best_value)} ({name}){front}"
 
     def counts(self) -> str:
-        resumed = f", {self.resumed} resumed" if self.resumed else ""
+        interrupted = f", {self.interrupted} interrupted" if self.interrupted else ""
         carried = f", {self.carried} carried over" if self.carried else ""
         ended = f"{self.complete} complete, {self.pruned} pruned, {self.failed} failed"
-        return f"{ended}{resumed}{carried}"
+        return f"{ended}{interrupted}{carried}"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """When this run began with a study, or a follow-up of it, and what was finished by then."""
+
+    kind: str
+    began_at: float
+    finished: int
+
+    @classmethod
+    def of(cls, standing: Standing) -> Pace:
+        """From now on."""
+        return cls(standing.kind, time.monotonic(), standing.finished)
+
+    def left_sec(self, standing: Standing) -> float | None:
+        """Seconds to the end, from the pace so far; None before there is one."""
+        if standing.finished <= self.finished:
+            return None
+        seconds = time.monotonic() - self.began_at
+        pace = seconds / (standing.finished - self.finished)
+        return pace * max(standing.target - standing.finished, 0)
 
 
 class View(AbstractContextManager["View"], Protocol):
@@ -102,11 +134,13 @@ class View(AbstractContextManager["View"], Protocol):
 
 
 class LogView(View):
-    """A plain line for each event: for files, pipes and CI."""
+    """A plain line an event, quick epochs left out: for files, pipes and CI."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._pace: Pace | None = None
         self._started: dict[int, tuple[str, int]] = {}
+        self._told_at: dict[int, float] = {}
         self._shown: tuple[str, int] = ("", -1)
 
     def __exit__(self, *_: object) -> None:
@@ -122,9 +156,13 @@ class LogView(View):
         self._print(text)
 
     def study(self, standing: Standing) -> None:
+        if self._pace is None or self._pace.kind != standing.kind:
+            self._pace = Pace.of(standing)
+        seconds = self._pace.left_sec(standing)
+        left = f"; about {duration(seconds)} left" if seconds else ""
         self._print(
-            f"{standing.kind}: {standing.finished} of {standing.target} trials finished "
-            f"({standing.counts()}); best {standing.metric}: {standing.best}"
+            f"{standing.kind}: {standing.finished} of {standing.target} {standing.unit} finished "
+            f"({standing.counts()}); best {standing.metric}: {standing.best}{left}"
         )
 
     def trial_started(
@@ -135,6 +173,10 @@ class LogView(View):
 
     def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
         name, num_epochs = self._started.get(number, (f"trial {number}", None))
+        now, told_at = time.monotonic(), self._told_at.get(number, -math.inf)
+        if epoch != num_epochs and now - told_at < EPOCH_LINE_SEC:
+            return
+        self._told_at[number] = now
         of = f"/{num_epochs}" if num_epochs else ""
         self._print(f"{name}: epoch {epoch}{of}: {scores(metrics)}")
 
@@ -166,7 +208,7 @@ class LiveView(View):
         self._running: dict[int, _Running] = {}
         self._recent: deque[tuple[str, str, str]] = deque(maxlen=NUM_RECENT)
         self._loading = ""
-        self._started: tuple[float, int] | None = None
+        self._pace: Pace | None = None
         self._live = Live(console=console, get_renderable=self.render, refresh_per_second=8)
 
     def __enter__(self) -> LiveView:
@@ -186,8 +228,8 @@ class LiveView(View):
 
     def study(self, standing: Standing) -> None:
         self.standing = standing
-        if self._started is None:
-            self._started = (time.monotonic(), standing.finished)
+        if self._pace is None or self._pace.kind != standing.kind:
+            self._pace = Pace.of(standing)
 
     def trial_started(
         self, number: int, name: str, params: Mapping[str, Scalar | None], num_epochs: int
@@ -221,23 +263,16 @@ class LiveView(View):
 
     def _study_lines(self, standing: Standing) -> list[RenderableType]:
         bar = Table.grid(padding=(0, 1))
-        left = f"about {duration(seconds)} left" if (seconds := self._left(standing)) else ""
+        seconds = self._pace.left_sec(standing) if self._pace else None
+        left = f"about {duration(seconds)} left" if seconds else ""
         bar.add_row(
-            Text("trials"),
+            Text(standing.unit),
             ProgressBar(standing.target, min(standing.finished, standing.target), width=32),
             Text(f"{standing.finished}/{standing.target}"),
             Text(left, style="dim"),
         )
         best = Text.assemble(f"best {standing.metric}: ", (standing.best, "bold green"))
         return [bar, Text(standing.counts(), style="dim"), best]
-
-    def _left(self, standing: Standing) -> float | None:
-        """Seconds to the end, from the pace of this run so far; None before there is one."""
-        if self._started is None or standing.finished <= self._started[1]:
-            return None
-        seconds = time.monotonic() - self._started[0]
-        pace = seconds / (standing.finished - self._started[1])
-        return pace * max(standing.target - standing.finished, 0)
 
     def _trial_lines(self, running: _Running) -> list[RenderableType]:
         bar = Table.grid(padding=(0, 1))

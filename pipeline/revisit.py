@@ -12,6 +12,7 @@ from pipeline.ablation import KIND, Ablation, ablation, design
 from pipeline.datasets import load_splits
 from pipeline.errors import UserError
 from pipeline.finalists import KIND as FINALISTS
+from pipeline.finalists import finalist_name
 from pipeline.followups import Workshop, publish
 from pipeline.mirroring import AWAY_SEC, open_mirror
 from pipeline.progress import View
@@ -81,6 +82,9 @@ def ablate(
                 cure="run its space file with `finalists.count` above 0 first",
             )
         plan = design(shop.ledger)
+        winner = finalist_name(shop.ledger.trials()[int(shop.ledger.recorded("winner"))])
+        if plan.name != winner:
+            view.note(f"{winner}, the winner, has nothing to take away: the next best has")
         view.note(f"ablation of {plan.name}: {len(plan.regularizers)} regularizers")
         followup = shop.train(KIND, plan.points(seeds))
         strongest = ablation(plan, followup).strongest_pairs(pairs)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from optuna.trial import TrialState
 
+from pipeline.champion_record import recall_champion
 from pipeline.checkpoints import CheckpointStore
 from pipeline.coordinator import standing
 from pipeline.journal import journal_folder
@@ -19,6 +20,7 @@ from pipeline.study.record import recall, study_names
 from pipeline.study.storage import open_storage
 from pipeline.study.store import ATTEMPT, OWNER
 from pipeline.weights import WeightStore
+from pipeline.words import show_mean
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class StudyStatus:
     """One study.
 
     Attributes:
+        champion: who won the last final, and its score on the selection images; empty before.
         disk_bytes: what its checkpoints, weights and journal take, with those of its follow-ups.
     """
 
@@ -66,6 +69,7 @@ class StudyStatus:
     running: list[RunningTrial]
     disk_bytes: dict[str, int]
     followups: list[FollowUpStatus] = field(default_factory=list)
+    champion: str = ""
 
 
 def open_ledgers(storage: str, study: str | None, *, upgrade: bool = False) -> Iterator[Ledger]:
@@ -95,7 +99,16 @@ def _status(ledger: Ledger) -> StudyStatus:
         running=_running(ledger),
         disk_bytes=dict(disk),
         followups=list(map(_followup_status, followups)),
+        champion=_champion(ledger, followups),
     )
+
+
+def _champion(ledger: Ledger, followups: Sequence[FollowUp]) -> str:
+    found = recall_champion(ledger, {followup.kind: followup for followup in followups})
+    if found is None or ledger.study.user_attrs.get("regsearch.winner") is None:
+        return ""
+    nets = found.nets
+    return f"{nets.name}, {show_mean(nets.judged, nets.selection)} {nets.judged} on selection"
 
 
 def _followup_status(followup: FollowUp) -> FollowUpStatus:

@@ -17,6 +17,7 @@ from pipeline.config import RunConfig
 from pipeline.diagnosis import diagnose
 from pipeline.errors import UserError, redact
 from pipeline.events import (
+    RESUMED_AFTER,
     EpochEnded,
     Event,
     Note,
@@ -245,7 +246,7 @@ class TrialRunner:
         self.journal.put(Note(text, now_ms()))
 
     def _started(self, claim: Claim, num_epochs: int, state: dict[str, Any] | None) -> Event:
-        resumed = {} if state is None else {"regsearch.resumed_after_epoch": str(state["epoch"])}
+        resumed = {} if state is None else {RESUMED_AFTER: str(state["epoch"])}
         return TrialStarted(
             trial=claim.number,
             attempt=claim.attempt,

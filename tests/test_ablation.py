@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from pipeline.ablation import KIND, Design, Effect, ablation, design, read_ablation
+from pipeline.ablation import KIND, Design, Effect, Interaction, ablation, design, read_ablation
 from pipeline.answers import Answers
 from pipeline.errors import UserError
 from pipeline.progress import LogView
@@ -177,6 +177,24 @@ def test_worth_is_the_difference_of_means(ledger: Ledger) -> None:
     assert not found.notes
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "excess", "words"),
+    [
+        (0.1, 0.1, 0.05, "are worth more together than their sum"),
+        (0.1, 0.1, -0.05, "substitute for each other"),
+        (0.1, 0.005, -0.05, "are worth less together than their sum"),
+        (-0.1, -0.1, 0.05, "cost less together than their sum"),
+        (-0.1, -0.1, -0.05, "cost more together than their sum"),
+        (-0.1, -0.1, 0.005, "add up, as far as can be told"),
+    ],
+)
+def test_what_two_are_together_is_said_by_their_signs(
+    first: float, second: float, excess: float, words: str
+) -> None:
+    gains = ((first + second + excess, 0.01), (first, 0.01), (second, 0.01), (excess, 0.01))
+    assert Interaction("a", "b", *gains).words == words
+
+
 def test_two_that_do_the_same_substitute_for_each_other(ledger: Ledger) -> None:
     """Alone 15 points each; both, the winner without decay, 20: 10 less than the sum."""
     found = ablation(design(ledger), trained(ledger, RIGHT))
@@ -217,8 +235,8 @@ def test_words_tell_worth_from_cost_and_from_nothing(ledger: Ledger) -> None:
     found = ablation(design(ledger), trained(ledger, {**RIGHT, "trial 2, only weight_decay": 240}))
     said = {effect.path: sentence(found, effect) for effect in found.effects}
     assert "in trial 2 worth +10.00" in said[DROPOUT]
-    assert "in trial 2 nothing that can be told (+0.00" in said[DECAY]
-    assert "alone costs -10.00" in said[DECAY]
+    assert "in trial 2 no effect that can be told (+0.00" in said[DECAY]
+    assert "alone costs 10.00" in said[DECAY]
 
 
 def test_missing_trainings_are_told_and_nothing_is_made_up(ledger: Ledger) -> None:

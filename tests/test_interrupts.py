@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 
 from pipeline.interrupts import Terminated, interruptible
+from tests.commands import ROOT
 
 
 class Interrupted:
@@ -20,6 +22,21 @@ class Interrupted:
 
     def __del__(self) -> None:
         os.kill(os.getpid(), self.sent)
+
+
+def test_a_signal_at_the_exit_ends_the_process_without_a_traceback() -> None:
+    """As the second of two Ctrl-C that come close together."""
+    code = (
+        "import atexit, os, signal\n"
+        "from pipeline.interrupts import leave_at_once\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "leave_at_once()\n"
+        "print('stopped', flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "stopped\n", "")
 
 
 def work_that_is_interrupted_by(sent: signal.Signals) -> None:

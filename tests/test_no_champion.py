@@ -116,5 +116,5 @@ def test_a_better_trial_of_another_study_is_named(
     console = Console(record=True, width=500, file=io.StringIO())
     console.print(summary(Outcome(config, standing(ledger), Crowned(verdict))))
     printed = console.export_text()
-    assert "The champion is the baseline recipe, which samples no settings." in printed
+    assert "The champion is the baseline recipe: the file's own settings won." in printed
     store.close()

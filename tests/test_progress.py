@@ -59,8 +59,8 @@ def test_several_workers_trials_are_shown_side_by_side() -> None:
 
 def test_attempts_that_were_taken_up_again_are_counted_if_there_are_any() -> None:
     assert STANDING.counts() == "3 complete, 1 pruned, 2 failed"
-    resumed = Standing(10, 3, 1, 2, "validation/accuracy", resumed=4)
-    assert resumed.counts() == "3 complete, 1 pruned, 2 failed, 4 resumed"
+    again = Standing(10, 3, 1, 2, "validation/accuracy", interrupted=4)
+    assert again.counts() == "3 complete, 1 pruned, 2 failed, 4 interrupted"
 
 
 def test_an_ended_trial_moves_to_the_latest_results() -> None:
@@ -79,12 +79,36 @@ def test_an_ended_trial_moves_to_the_latest_results() -> None:
 def test_the_time_left_follows_from_the_pace_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now[0])
-    view = LiveView(Console(file=io.StringIO()), "t")
+    file = io.StringIO()
+    view = LogView(Console(file=file))
     view.study(Standing(10, 4, 0, 0, "validation/accuracy"))  # four were there before
     now[0] = 160.0
-    assert view._left(Standing(10, 4, 0, 0, "validation/accuracy")) is None
+    assert "left" not in file.getvalue()
     # Two trials in 60 s, so the four that are left take 120 s.
-    assert view._left(Standing(10, 5, 1, 0, "validation/accuracy")) == 120.0
+    view.study(Standing(10, 5, 1, 0, "validation/accuracy"))
+    assert "; about 2 min left" in file.getvalue()
+    # The finalists have a pace of their own.
+    view.study(
+        Standing(6, 3, 0, 0, "validation/accuracy", 0.5, 2, "trial 7, seed 1", kind="finalists")
+    )
+    last = file.getvalue().splitlines()[-1]
+    assert last.endswith("best validation/accuracy: 50.00% (trial 7, seed 1)")
+    assert "3 of 6 trainings finished" in last
+
+
+def test_quick_epochs_have_no_line_each_but_the_first_and_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now[0])
+    file = io.StringIO()
+    view = LogView(Console(file=file, width=40))
+    view.trial_started(6, "trial 6", {}, 8)
+    for epoch in range(1, 9):
+        view.epoch_ended(6, epoch, METRICS)
+        now[0] += 2.0
+    told = [line.split("epoch ")[1][:3] for line in file.getvalue().splitlines()[1:]]
+    assert told == ["1/8", "4/8", "7/8", "8/8"]
 
 
 def test_log_lines_are_plain_and_one_an_event() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import optuna
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
@@ -22,7 +23,7 @@ from pipeline.answers import Answers
 from pipeline.datasets import DigitsSettings
 from pipeline.decision import points
 from pipeline.errors import UserError
-from pipeline.finalists import KIND
+from pipeline.finalists import KIND, Finalist, Verdict
 from pipeline.progress import LogView
 from pipeline.report.advice import advice
 from pipeline.report.evidence import gather
@@ -34,6 +35,7 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember_settings
 from pipeline.study.storage import open_storage
 from pipeline.study.store import SCORED
+from pipeline.study.trials import BASELINE
 from tests.commands import regsearch_here
 from tests.conftest import enter
 from tests.spaces import tiny_config, tiny_space
@@ -330,6 +332,33 @@ def test_a_finalist_that_is_missing(ledger: Ledger) -> None:
     text = Page(render(evidence)).text
     assert "trial 3 is no finalist: 1 of its 2 trainings are missing" in text
     assert "Use the settings of trial 2" in text
+
+
+def test_what_is_no_better_than_no_regularization_is_not_advised(ledger: Ledger) -> None:
+    """The winner leads by 2 of 100 images, which is no more than chance allows."""
+    rows = {"trial 2": 52, "unregularized": 50}
+    trials = {name: optuna.create_trial(value=0.5, user_attrs={BASELINE: name}) for name in rows}
+    trials["trial 2"] = optuna.create_trial(value=0.5)
+    finalists = []
+    for name, right in rows.items():
+        correct = np.arange(100) < right
+        answers = Answers(correct, correct.astype(np.float32))
+        finalists.append(Finalist(name, trials[name], (), (answers, answers), "accuracy"))
+    verdict = Verdict(tuple(finalists), "accuracy", True)
+    said = list(advice(replace(gather(ledger), verdict=verdict)))
+    assert said[0].startswith(
+        "Nothing was found that is better than no regularization beyond chance: the winner leads "
+        "it by +2.00 ± "
+    )
+    assert "Its settings, should you want them: trial 2: " in said[0]
+    assert not any("Use the settings" in sentence for sentence in said)
+
+
+def test_one_seed_is_too_few_to_advise_by(ledger: Ledger) -> None:
+    effects = (Effect("regularization.dropout", 0.2, (0.02, 0.01), None),)
+    found = Ablation("trial 3", "accuracy", 1, 100, None, effects)
+    [said] = advice(replace(gather(ledger), ablation=found))
+    assert said.startswith("One seed is too few to keep or to leave out a regularizer by")
 
 
 def test_advice_from_an_ablation(ledger: Ledger) -> None:

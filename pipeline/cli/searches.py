@@ -19,7 +19,7 @@ from pipeline.cli.arguments import (
     Workers,
 )
 from pipeline.errors import UserError
-from pipeline.interrupts import Terminated, interruptible
+from pipeline.interrupts import Terminated, interruptible, leave_at_once
 from pipeline.places import DEFAULT_STORAGE
 
 
@@ -102,7 +102,8 @@ def _stoppable(console: Console) -> Iterator[None]:
         with interruptible():
             yield
     except KeyboardInterrupt as interrupt:
-        console.print("stopped; nothing is lost, and the same command goes on")
+        leave_at_once()
+        console.print("stopped; the same command goes on, a running trial from where it was saved")
         raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
 
 

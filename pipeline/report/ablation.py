@@ -13,6 +13,8 @@ from pipeline.report.transfer import transfer_report
 from pipeline.revisit import Ablated
 from pipeline.words import fresh_seeds, gain_unit, points, short_name, show_gain, spell
 
+ONE_SEED = " With one seed, the luck of a training is not in them."
+
 
 def ablation_report(outcome: Ablated) -> RenderableType:
     """The table, a sentence for each regularizer and pair, and what is missing."""
@@ -51,13 +53,14 @@ def _how(found: Ablation) -> str:
         f"In {gain_unit(found.judged)} on {found.num_images:,} selection images, better is "
         f"positive; each variant was trained with the same {fresh_seeds(found.num_seeds)}. In "
         f"{found.reference}: against itself without it. Alone: against no regularization. "
-        "Intervals are of 95 %, each for itself: of twenty that are true to nothing, one says "
-        "otherwise."
+        "Intervals are of 95 %, each for itself: about one in twenty is wrong by chance."
+        f"{ONE_SEED if found.num_seeds == 1 else ''}"
     )
 
 
 def sentence(found: Ablation, effect: Effect) -> str:
-    """`dropout 0.3: in trial 7 worth +0.60 ± 0.20; alone nothing that can be told (+0.1 ± 0.2)`."""
+    """`dropout 0.3: in trial 7 worth +0.60 ± 0.20; alone no effect that can be told (+0.1 ±
+    0.2)`."""
     said = [
         f"{where} {_worth(found.judged, gain)}"
         for where, gain in ((f"in {found.reference}", effect.within), ("alone", effect.alone))
@@ -69,8 +72,8 @@ def sentence(found: Ablation, effect: Effect) -> str:
 def _worth(judged: str, gain: Gain) -> str:
     shown = show_gain(judged, gain)
     if abs(gain[0]) <= gain[1]:
-        return f"nothing that can be told ({shown})"
-    return f"{'worth' if gain[0] > 0 else 'costs'} {shown}"
+        return f"no effect that can be told ({shown})"
+    return f"worth {shown}" if gain[0] > 0 else f"costs {shown.removeprefix('-')}"
 
 
 def interaction_sentence(found: Ablation, each: Interaction) -> str:

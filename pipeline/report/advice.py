@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.finalists import best_training
+from pipeline.finalists import Verdict, best_training
 from pipeline.report.bounds import sentence
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Section
 from pipeline.report.sections.head import capital
-from pipeline.words import describe, gain_unit, plus_minus, points, short_name, show_metric
+from pipeline.words import (
+    describe,
+    gain_unit,
+    plus_minus,
+    points,
+    short_name,
+    show_gain,
+    show_metric,
+)
 
 MAX_BOUNDS = 4
 
@@ -44,13 +52,8 @@ def _of_verdict(evidence: Evidence) -> Iterator[str]:
             "it. Let the finalists be trained with fresh seeds."
         )
         return
-    if winner.baseline == "unregularized":
-        yield "Train without regularization: nothing that was searched did better on new images."
-    elif winner.baseline:
-        yield "Keep your usual recipe: nothing that was searched did better on new images."
-    else:
-        yield f"Use the settings of {winner.name}: {describe(winner.trial.params)}."
-    tied = [f.name for f in verdict.finalists if verdict.is_tied(f)]
+    yield _lead(verdict)
+    tied = [f.name for f in verdict.finalists if verdict.is_tied(f) and not f.baseline]
     if tied:
         yield (
             f"{capital(', '.join(tied))} may be as good as the winner: prefer the simplest of "
@@ -64,6 +67,26 @@ def _of_verdict(evidence: Evidence) -> Iterator[str]:
             f"Judge by the selection images and not by the search: it flattered {worst.name} by "
             f"{points(verdict.judged, worst.optimism)[1:]} {unit}."
         )
+
+
+def _lead(verdict: Verdict) -> str:
+    """What to train with; of what can't be told apart, the simplest."""
+    winner = verdict.winner
+    if winner.baseline == "unregularized":
+        return "Train without regularization: nothing that was searched did better on new images."
+    if winner.baseline:
+        return "Keep your usual recipe: nothing that was searched did better on new images."
+    settings = f"{winner.name}: {describe(winner.trial.params)}"
+    for name, what in (("unregularized", "no regularization"), ("recipe", "your usual recipe")):
+        baseline = verdict.baseline(name)
+        if baseline is not None and verdict.is_tied(baseline):
+            gain = show_gain(verdict.judged, winner.gain_over(baseline))
+            return (
+                f"Nothing was found that is better than {what} beyond chance: the winner leads it "
+                f"by {gain} {gain_unit(verdict.judged)}. Its settings, should you want them: "
+                f"{settings}."
+            )
+    return f"Use the settings of {settings}."
 
 
 def _of_trade_off(evidence: Evidence) -> Iterator[str]:
@@ -86,6 +109,13 @@ def _of_trade_off(evidence: Evidence) -> Iterator[str]:
 def _of_ablation(evidence: Evidence) -> Iterator[str]:
     found = evidence.ablation
     if found is None:
+        return
+    if found.num_seeds == 1:
+        study = evidence.ledger.config.study.name
+        yield (
+            "One seed is too few to keep or to leave out a regularizer by: "
+            f"`regsearch ablate {study} --seeds 3` trains each variant three times."
+        )
         return
     unclear = []
     for effect in found.effects:
@@ -113,7 +143,8 @@ def _of_diagnosis(evidence: Evidence) -> Iterator[str]:
     trial = best_training(winner, evidence.metric) if winner.trainings else winner.trial
     found = evidence.diagnosis(trial)
     if found is not None:
-        yield f"The winner is {found.word}: {found.advice}."
+        what = found.advice.partition(":")[0] if found.word == "healthy" else found.advice
+        yield f"The winner is {found.word}: {what}."
 
 
 def _of_bounds(evidence: Evidence) -> Iterator[str]:

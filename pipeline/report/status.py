@@ -31,9 +31,11 @@ def _study(status: StudyStatus) -> list[RenderableType]:
     parts: list[RenderableType] = [
         Text(status.name, style="bold"),
         Text(f"  {standing.finished} of {standing.target} trials finished ({', '.join(counts)})"),
-        Text(f"  best {standing.metric}: {standing.best}"),
+        Text(f"  best of the search by {standing.metric}: {standing.best}"),
         Text(f"  on disk: {disk}", style="dim"),
     ]
+    if status.champion:
+        parts.append(Text(f"  champion: {status.champion}"))
     parts += [Text(f"  {_followup(one)}") for one in status.followups]
     running = [*status.running, *(trial for one in status.followups for trial in one.running)]
     if running:

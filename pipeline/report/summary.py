@@ -17,6 +17,7 @@ from pipeline.errors import redact
 from pipeline.finalists import Finalist, Verdict
 from pipeline.registration import CHAMPION, OFFERED
 from pipeline.registry import Registered
+from pipeline.report.ablation import ONE_SEED
 from pipeline.report.champion import champion_lines
 from pipeline.report.tradeoff import trade_off_lines
 from pipeline.search import Outcome
@@ -140,6 +141,7 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
         f"{images:,} images that the search never saw; {how}. Optimism: by how much the search's "
         "score is better than that. Gains are in pairs, image by image; intervals are of 95 %, "
         f"over images {'and seeds' if seeds > 1 else 'alone'}."
+        f"{ONE_SEED if verdict.retrained and seeds == 1 else ''}"
     )
     lines = [Text(text, style="dim italic")]
     tied = [f.name for f in verdict.finalists if verdict.is_tied(f)]
@@ -152,7 +154,9 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
 def _settings(champion: Finalist) -> RenderableType:
     """What was sampled for the champion."""
     if champion.baseline:
-        return Text(f"The champion is the baseline {champion.baseline}, which samples no settings.")
+        plain = champion.baseline == "unregularized"
+        what = "no regularization won" if plain else "the file's own settings won"
+        return Text(f"The champion is the baseline {champion.baseline}: {what}.")
     table = Table("the champion's settings", "value", box=box.SIMPLE_HEAD, pad_edge=False)
     for path, value in champion.trial.params.items():
         table.add_row(path, spell(value))

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.tradeoff import Measured, Offer, TradeOff
+from pipeline.training.metrics import direction
 from pipeline.words import is_share, show_metric
 
 
@@ -27,8 +28,10 @@ def trade_off_lines(found: TradeOff | None) -> list[RenderableType]:
 
 def columns(found: TradeOff) -> list[str]:
     """The head of the table."""
-    searched = [metric.rpartition("/")[2].replace("_", " ") for metric in found.metrics]
-    judged = [f"on selection: {name}" for name in searched] if _is_judged(found) else []
+    names = [metric.rpartition("/")[2].replace("_", " ") for metric in found.metrics]
+    less = [direction(metric) == "minimize" for metric in found.metrics]
+    searched = [f"{n} (less is better)" if low else n for n, low in zip(names, less, strict=True)]
+    judged = [f"on selection: {name}" for name in names] if _is_judged(found) else []
     still = ["on the front"] if judged else []
     return ["the trade-off", *searched, *judged, *still]
 
