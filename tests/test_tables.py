@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
+from pipeline.config.space_file import load_space
 from pipeline.report.evaluation import ClassTable
+from pipeline.report.space import space_report
 from pipeline.statistics import Scores, score
+from tests.spaces import TINY, tiny_config
+
+SPACES = Path(__file__).parents[1] / "search_spaces"
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -53,3 +59,26 @@ def test_names_that_begin_alike_head_no_columns_and_long_ones_are_folded() -> No
     narrow = printed(ClassTable(scores(names)), 40)
     assert "…" not in narrow
     assert narrow.count("97.00%") == 3
+
+
+@pytest.mark.parametrize("width", [80, 64])
+def test_a_space_is_shown_whole_on_a_narrow_screen(width: int) -> None:
+    config = load_space(SPACES / "cifar.yaml").config
+    text = printed(space_report(config), width)
+    assert "…" not in text
+    words = text.split()
+    assert {*config.search, *config.values()} <= {*words}
+    gamma = words[words.index("lr_schedule.gamma", words.index("searched")) :]
+    assert " ".join(gamma[:11]).startswith("lr_schedule.gamma float 0.05 to 0.5 when")
+    assert " ".join(gamma[5:11]) == "when lr_schedule.kind is step or plateau"
+
+
+def test_metrics_are_shown_as_in_yaml_without_the_one_that_follows_from_them(
+    tmp_path: Path,
+) -> None:
+    metrics = "metrics: [validation/accuracy, validation/ece]"
+    text = TINY.replace("pruner: {kind: none}", metrics)
+    shown = printed(space_report(tiny_config(tmp_path, text=text)), 100)
+    assert "[validation/accuracy, validation/ece]" in shown
+    assert "study.metric " not in shown
+    assert "study.metric " in printed(space_report(tiny_config(tmp_path)), 100)
