@@ -6,14 +6,20 @@ import io
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, RenderableType
 
+from pipeline.analysis.bounds import examine_bounds
 from pipeline.config.space_file import load_space
+from pipeline.report.bounds import bounds_report
 from pipeline.report.evaluation import ClassTable
 from pipeline.report.space import space_report
 from pipeline.statistics import Scores, score
+from pipeline.study.trials import BASELINE
 from tests.spaces import TINY, tiny_config
+from tests.synthetic import KNOWN, drawn_study
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
 
@@ -82,3 +88,53 @@ def test_metrics_are_shown_as_in_yaml_without_the_one_that_follows_from_them(
     assert "[validation/accuracy, validation/ece]" in shown
     assert "study.metric " not in shown
     assert "study.metric " in printed(space_report(tiny_config(tmp_path)), 100)
+
+
+def chance_alone(folder: Path, num_trials: int, *assignments: str) -> list[FrozenTrial]:
+    """Trials of `KNOWN` whose values say nothing of what was drawn, and a baseline."""
+    config = tiny_config(folder, "study.sampler.kind=random", *assignments, text=KNOWN)
+    trials = drawn_study(config, 0, num_trials=num_trials)
+    for i, one in enumerate(trials):
+        one.value = i * 7 % 11 / 11
+    baseline = optuna.create_trial(state=TrialState.COMPLETE, value=0.5)
+    baseline.set_user_attr(BASELINE, "recipe")
+    return [*trials, baseline]
+
+
+def test_bounds_of_which_nothing_can_be_told_are_not_called_fine(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, text=KNOWN)
+    report = examine_bounds(config, chance_alone(tmp_path, 18))
+    assert sorted(report.untold) == sorted(config.search)
+    text = printed(bounds_report(report, None), 80)
+    assert "are fine" not in text
+    assert text.count("too few") == 1
+    # 18 of 30 that may do, and the baseline counts in the study.
+    assert "Nothing can be told yet of any setting: too few trials." in text
+    assert "31 finished trials may do" in text
+    assert "regsearch run SPACE.yaml --trials 31" in text
+
+
+def test_a_setting_that_few_trials_have_needs_more_of_them(tmp_path: Path) -> None:
+    """Six of 60 trials had it: 24 more, of which each costs ten."""
+    config = tiny_config(tmp_path, text=KNOWN)
+    trials = chance_alone(tmp_path, 60)
+    path = "regularization.label_smoothing"
+    for one in trials[6:60]:
+        one.params = {name: value for name, value in one.params.items() if name != path}
+        one.distributions = {name: one.distributions[name] for name in one.params}
+    report = examine_bounds(config, trials)
+    assert report.untold == [path]
+    assert report.enough == 61 + 240
+    text = printed(bounds_report(report, tmp_path / "next.yaml"), 80)
+    assert f"Nothing can be told yet of {path}: too few trials." in " ".join(text.split())
+
+
+def test_the_names_of_settings_are_whole_where_bounds_are_judged(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "study.sampler.kind=random", text=KNOWN)
+    report = examine_bounds(config, drawn_study(config, 100))
+    text = printed(bounds_report(report, tmp_path / "next.yaml"), 80)
+    assert "…" not in text
+    table, findings = text.partition("\n\n")[0], " ".join(text.split())
+    assert {*config.search} <= {*table.split()}
+    for found in report.findings:
+        assert f"{found.path}: {found.text}" in findings
