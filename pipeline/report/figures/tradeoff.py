@@ -48,7 +48,6 @@ def trade_off_figure(
                 textfont={"color": "#ffffff", "size": 11},
                 mode="markers+text",
                 marker={"symbol": "diamond", "size": 20, "color": INK, "opacity": 0.85},
-                legendgroup="finalists",
                 hovertemplate="%{fullData.name} on selection: %{y}, %{x}<extra></extra>",
             )
         )
