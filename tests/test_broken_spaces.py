@@ -80,6 +80,14 @@ def test_as_a_process(name):
         ("study.pruner.kind=threshold", "lower, upper or both should be given"),
         ("regularization.stochastic_depth=0.2", "has no place in a `vgg` model"),
         ("augmentation.hue=0.2", "does nothing"),
+        ("training.epochs=[5, 10]", "`training.epochs` is [5, 10]"),
+        ("study.constraints={validation/ec: 0.05}", "did you mean `validation/ece`?"),
+        ("study.metrics=[validation/accuracy, validation/acc]", "`study.metrics.1` is"),
+        ("study.metrics=[validation/accuracy", "begins like a list or a mapping, but is none"),
+        ("study.metrics=[a] b", "[one, two] or {key: value}: brackets in pairs"),
+        ("study.constraints={a: 1, a: 2}", "`study.constraints.a` is given twice"),
+        ("study.metrics=[&a x, *a]", "an anchor"),
+        ("study.metrics=[a]\nmodel: {}", "begins like a list or a mapping, but is none"),
     ],
 )
 def test_a_wrong_assignment_is_told_as_such(assignment, fragment, tmp_path, monkeypatch, capsys):

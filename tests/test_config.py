@@ -160,6 +160,31 @@ def load(tmp_path, data, *assignments):
     return load_space(path, assignments).config
 
 
+def test_an_assignment_takes_lists_and_mappings_as_yaml_does(tmp_path):
+    loaded = load(
+        tmp_path,
+        PLAIN,
+        "study.metrics=[validation/accuracy,validation/ece]",
+        "study.constraints={validation/ece: 0.05, generalization_gap: 0.1}",
+        "training.optimizer={kind: sgd, learning_rate: 1e-1}",
+    )
+    assert loaded.study.objectives == ("validation/accuracy", "validation/ece")
+    assert loaded.study.constraints == {"validation/ece": 0.05, "generalization_gap": 0.1}
+    optimizer = loaded.training.optimizer
+    assert (optimizer.kind, optimizer.learning_rate) == ("sgd", 0.1)
+
+
+def test_a_pruner_is_asked_for_a_chance_to_prune(tmp_path):
+    """By the longest of its trainings; a file that leaves it to the default is right."""
+    assert load(tmp_path, PLAIN, "training.epochs=2").study.pruner.warmup_epochs == 5
+    eight = "study.pruner={kind: median, warmup_epochs: 8}"
+    assert load(tmp_path, PLAIN, "training.epochs=9", eight)
+    with pytest.raises(UserError, match=r"`study\.pruner\.warmup_epochs` is 8, but"):
+        load(tmp_path, PLAIN, "training.epochs=8", eight)
+    longer = {"search": {"training.epochs": {"type": "int", "low": 4, "high": 9}}}
+    assert load(tmp_path, PLAIN | longer, "training.epochs=8", eight)
+
+
 def test_assignments_count_as_if_they_stood_in_the_file(tmp_path):
     loaded = load(
         tmp_path,

@@ -130,8 +130,36 @@ def test_other_settings_are_refused_with_a_diff(tmp_path: Path, change: str, sho
 
 def test_other_bounds_are_refused_with_a_diff(tmp_path: Path) -> None:
     open_ledger(tmp_path)
-    with pytest.raises(UserError, match=r"search\.regularization\.dropout"):
+    with pytest.raises(UserError, match=r"search\.regularization\.dropout") as narrower:
         open_ledger(tmp_path, text=TINY.replace("high: 0.7", "high: 0.6"))
+    old, new = (f"{{type: float, low: 0.0, high: {high}}}" for high in (0.7, 0.6))
+    assert f"    search.regularization.dropout: {old} then, {new} now" in narrower.value.what
+    assert narrower.value.rule.endswith("wider, and no other change of `search:`")
+    more = "  lr_schedule.kind: {type: categorical, choices: [cosine, step]}\n"
+    more += "  lr_schedule.gamma: {type: float, low: 0.1, high: 0.5, "
+    more += "when: {lr_schedule.kind: step}}\n"
+    with pytest.raises(UserError) as added:
+        open_ledger(tmp_path, text=TINY.replace("registry:", f"{more}registry:"))
+    for line in more.splitlines():
+        key, _, entry = line.strip().partition(": ")
+        assert f"    search.{key}: nothing then, {entry} now" in added.value.what
+
+
+def test_the_cure_names_what_extend_does_not_take(tmp_path: Path) -> None:
+    open_ledger(tmp_path)
+    both = TINY.replace("pruner: {kind: none}", "pruner: {kind: median}")
+    with pytest.raises(UserError) as taken:
+        open_ledger(tmp_path, text=both)
+    assert taken.value.cure.startswith("add --extend")
+    assert "study.pruner.kind: none then, median now" in taken.value.what
+    assert "trained alike; --extend takes these changes" in taken.value.rule
+    with pytest.raises(UserError) as partly:
+        open_ledger(tmp_path, "training.epochs=3", text=both)
+    assert partly.value.cure.startswith("undo those of training.epochs (--extend takes")
+    with pytest.raises(UserError) as none:
+        open_ledger(tmp_path, "training.epochs=3")
+    assert none.value.cure.startswith("undo the changes, or")
+    assert none.value.rule.endswith("trained alike")
 
 
 def test_other_images_are_refused(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         self._inside, self._figure = tag, given.get("data-for") or ""
+        self.words.append(given.get("title") or "")  # a run's whole id
         links = (given.get(name) or "" for name in ("src", "href", "srcset", "data", "action"))
         self.loads += [link for link in links if link and not link.startswith("#")]
 
@@ -134,6 +135,9 @@ def test_it_tells_the_verdict_and_the_runs_behind_it(html: str, outcome: Outcome
     runs = client.search_runs([experiment.experiment_id], "tags.`regsearch.kind` = 'trial'")
     assert len(runs) >= 5 + 2 * 3
     assert all(run.info.run_id in text for run in runs)
+    for run_id in (run.info.run_id for run in runs):
+        shown = rf'title="{run_id}">{run_id[:8]}<span>{run_id[8:]}</span></span>'
+        assert shown in html
     assert "digest" in text
     assert "dropout" in text
 
@@ -223,6 +227,29 @@ def test_a_phone_need_not_scroll_sideways(html: str, tmp_path: Path) -> None:
     assert width == 390
     assert needed <= 390
     assert max(excess) <= 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize(("width", "fit"), [(1280, True), (390, False)])
+def test_tables_have_room_on_a_desktop_and_the_shadow_tells_a_phone_of_more(
+    html: str, tmp_path: Path, width: int, fit: bool
+) -> None:
+    probe = """<script>addEventListener("load", () => setTimeout(() => parent.postMessage(
+      [...document.querySelectorAll("#trials .wide")].map((one) => [
+        one.scrollWidth - one.clientWidth,
+        getComputedStyle(one).backgroundAttachment.split(", ").join("-"),
+        [...one.querySelectorAll(".id")].every((id) => id.innerText.trim().length === 8)
+      ].join("/")), "*"), 900));</script></body>"""
+    (tmp_path / "inner.html").write_text(html.replace("</body>", probe))
+    frame = f"""<iframe src="inner.html" style="border:0;width:{width}px;height:844px"></iframe>
+      <script>addEventListener("message", (e) => document.body.dataset.found = e.data)</script>"""
+    (tmp_path / "outer.html").write_text(f"<!doctype html><body>{frame}</body>")
+    found = re.search(r'data-found="([^"]+)"', browse(tmp_path / "outer.html").stdout)
+    assert found
+    hidden, attachment, short = found[1].split(",")[0].split("/")
+    assert (int(hidden) == 0) is fit
+    assert attachment == "local-local-scroll-scroll"
+    assert short == "true"
 
 
 # What is missing is said, with the command that makes it.

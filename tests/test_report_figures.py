@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +22,16 @@ from pipeline.report.figures.dots import dots
 from pipeline.report.figures.finalists import TRAIN, VALIDATION, curves_figure, intervals_figure
 from pipeline.report.figures.parallel import parallel_figure
 from pipeline.report.figures.search import history_figure, slice_figure
+from pipeline.report.figures.style import new_figure, tick_format
 from pipeline.report.figures.timeline import timeline_figure
+from pipeline.report.figures.tradeoff import trade_off_figure
 from pipeline.study.audit import WOULD_PRUNE
 from pipeline.study.carried import CARRIED_FROM
 from pipeline.study.trials import BASELINE
+from pipeline.tradeoff import Measured, Offer, TradeOff
 from tests.spaces import tiny_config
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DROPOUT = "regularization.dropout"
 DECAY = "training.optimizer.weight_decay"
 METRIC = "validation/accuracy"
@@ -178,3 +185,45 @@ def test_a_long_pause_begins_another_timeline() -> None:
     day = 86_400_000
     first, second = (Attempt("w", "trial 0", "COMPLETE", at, at + 1000) for at in (0, day))
     assert sessions({"study": [second, first]}) == [{"study": [first]}, {"study": [second]}]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_ticks_tell_half_per_cents_and_small_losses_apart(tmp_path: Path) -> None:
+    """As plotly writes them."""
+    shares, losses = (0.93, 0.935, 0.94, 0.945, 1.0), (0.0125, 0.013, 0.2505, 2.0)
+    figure = new_figure(300)
+    figure.add_scatter(x=[0, 2], y=[0.9, 1])
+    figure.update_yaxes(tickformat=tick_format(METRIC), tickvals=shares)
+    figure.update_xaxes(tickformat=tick_format("validation/ece"), tickvals=losses)
+    figure.write_html(tmp_path / "figure.html")
+    done = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu",
+         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000",
+         "--dump-dom", str(tmp_path / "figure.html")],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    ticks = {
+        axis: re.findall(rf'<g class="{axis}tick"><text[^>]*>([^<]+)</text>', done.stdout)
+        for axis in "yx"
+    }
+    assert ticks["y"] == ["93%", "93.5%", "94%", "94.5%", "100%"]
+    assert ticks["x"] == ["0.0125", "0.013", "0.2505", "2"]
+
+
+def test_the_trade_off_numbers_its_finalists_and_says_where_better_is() -> None:
+    """Names would lie across dots and each other."""
+    offers = tuple(
+        Offer(name, TRIALS[i], (0.8, 0.1), (Measured(0.8, 0.7, 0.9), Measured(x, 0.0, 0.3)), True)
+        for i, (name, x) in enumerate((("trial 2", 0.1), ("a<b", 0.11)))
+    )
+    found = TradeOff((METRIC, "validation/ece"), "accuracy", frozenset({0, 2}), offers)
+    xs = {0: 0.05, 2: 0.2}
+    figure = trade_off_figure(dots(TRIALS), xs, found, "validation/ece")
+    numbered = [trace for trace in figure.data if trace.mode == "markers+text"]
+    assert [trace.text for trace in numbered] == [("1",), ("2",)]
+    assert [trace.name for trace in numbered] == ["1 trial 2", "2 a&lt;b"]
+    assert [trace.x for trace in numbered] == [(0.1,), (0.11,)]
+    xaxis, yaxis = figure.layout.xaxis, figure.layout.yaxis
+    assert xaxis.title.text == "validation/ece (less is better)"
+    assert yaxis.title.text == "validation/accuracy (more is better)"
+    assert xaxis.title.font.size == yaxis.title.font.size

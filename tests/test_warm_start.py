@@ -280,5 +280,5 @@ def test_they_are_judged_by_this_studys_constraints(tmp_path: Path) -> None:
 def test_a_warm_start_belongs_to_the_study_from_its_beginning(tmp_path: Path) -> None:
     old_study(tmp_path, {"dropout": 0.25})
     begin(tmp_path, text=NEW.replace("  warm_start: {study: tiny}\n", ""))
-    with pytest.raises(UserError, match=r"study\.warm_start\.study: None then, 'tiny' now"):
+    with pytest.raises(UserError, match=r"study\.warm_start\.study: nothing then, tiny now"):
         begin(tmp_path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.analysis.additive import Dimension
 from pipeline.analysis.entries import cut, value_at, widened
@@ -19,6 +20,7 @@ from pipeline.config.run_config import RunConfig, off_values
 from pipeline.config.search_space import CategoricalEntry, FloatEntry, SearchEntry, in_range, same
 from pipeline.errors import UserError
 from pipeline.settings import Scalar
+from pipeline.study.carried import is_carried
 from pipeline.words import spell
 
 Kind = Literal[
@@ -62,6 +64,8 @@ class BoundsReport:
 
     Attributes:
         importances: by metric of the study, of each setting.
+        enough: how many finished trials of the study may do to tell of every setting; 0 where
+            that has been told.
     """
 
     config: RunConfig
@@ -69,6 +73,12 @@ class BoundsReport:
     importances: Mapping[str, list[Importance]]
     findings: list[BoundsFinding]
     next: NextSearch
+    enough: int = 0
+
+    @property
+    def untold(self) -> list[str]:
+        """The settings of which nothing can be told yet."""
+        return [found.path for found in self.findings if found.kind == "too_few"]
 
     @property
     def is_changed(self) -> bool:
@@ -101,7 +111,26 @@ def examine_bounds(config: RunConfig, trials: Sequence[FrozenTrial]) -> BoundsRe
         metric: [one for one in of_metric if one.path in config.search]
         for metric, of_metric in doctor.views.importances().items()
     }
-    return BoundsReport(config, len(searched), found, findings, doctor.next)
+    report = BoundsReport(config, len(searched), found, findings, doctor.next)
+    return replace(report, enough=_enough(report, doctor, trials)) if report.untold else report
+
+
+def _enough(report: BoundsReport, doctor: _Doctor, trials: Sequence[FrozenTrial]) -> int:
+    """If every setting goes on being drawn as often as so far, and one never drawn in all trials.
+
+    As `study.trials` counts them: baselines are among them, what was carried over is not.
+    """
+    missing = 0
+    for path in report.untold:
+        num = int(doctor.dims[path].active.sum()) if path in doctor.dims else 0
+        rate = num / report.num_trials or 1.0
+        missing = max(missing, math.ceil((MIN_TO_DISMISS - num) / rate))
+    finished = (TrialState.COMPLETE, TrialState.PRUNED)
+    return missing + sum(t.state in finished and not is_carried(t) for t in trials)
+
+
+def _untold(num_trials: int) -> str:
+    return f"can't be told by {num_trials} trial{'s' * (num_trials != 1)}"
 
 
 class _Doctor:
@@ -118,7 +147,7 @@ class _Doctor:
                 yield from self._of(path, self.dims[path])
             else:
                 num = int(self.dims[path].active.sum()) if path in self.dims else 0
-                yield BoundsFinding(path, "too_few", f"{num} trials had it: too few to tell")
+                yield BoundsFinding(path, "too_few", _untold(num))
 
     def _of(self, path: str, dim: Dimension) -> Iterator[BoundsFinding]:
         matters, found = self.views.matters(path), []
@@ -132,8 +161,7 @@ class _Doctor:
         if not found and matters is False:
             yield self._irrelevant(path)
         elif not found and matters is None:
-            text = f"{dim.active.sum()} trials are too few to tell whether it matters"
-            yield BoundsFinding(path, "too_few", f"{text}; {MIN_TO_DISMISS} may do")
+            yield BoundsFinding(path, "too_few", _untold(int(dim.active.sum())))
 
     def _edges(self, path: str, parts: Mapping[Side, tuple[float, int]]) -> Iterator[BoundsFinding]:
         sound = (parts.get("low", (0.0, 0))[0], parts.get("high", (1.0, 0))[0])

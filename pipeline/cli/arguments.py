@@ -19,7 +19,8 @@ Assignments = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a setting of the file by its dotted path; may be repeated.",
+        help="Change a setting of the file by its dotted path; a value in [] or {} is a list or a "
+        "mapping, as in YAML; may be repeated.",
     ),
 ]
 Storage = Annotated[

@@ -128,12 +128,21 @@ def _wrong_value(place: Place, items: list[Mapping[str, Any]], top: type[Setting
     rule = _RULES[item["type"]].format(**item.get("ctx", {})) if item["type"] in _RULES else said
     if len(specific) > 1:
         rule = "should be a plain value: a number, true, false or text"
+    if all(item["type"] == "literal_error" for item in items):
+        rule = f"should be {_one_of(item['ctx']['expected'] for item in items)}"
     if item["type"] == "string_pattern_mismatch":
         rule = _description(item["loc"], top) or rule
     rule, _, cure = rule.partition("; ")
     if item["type"] == "value_error" and isinstance(value, Mapping):
         return Problem(place, f"{name}: {rule}", cure, f"mend {name}")
     return Problem(place, f"{name} is {quoted(value)}", rule, cure or _cure(name, value, rule))
+
+
+def _one_of(expected: Iterable[str]) -> str:
+    """`'a', 'b' or 'c'` of the words that the members of a union take."""
+    words = dict.fromkeys(word for said in expected for word in re.findall(r"'[^']*'", said))
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _cure(name: str, value: object, rule: str) -> str:

@@ -20,7 +20,7 @@ from pipeline.config.search_space import (
     same,
 )
 from pipeline.errors import UserError, UserErrors
-from pipeline.settings import has_kind, scalar_fields
+from pipeline.settings import has_kind, kind_names, scalar_fields
 from pipeline.words import describe
 
 SEARCHABLE = ("model", "training", "lr_schedule", "regularization", "augmentation")
@@ -124,11 +124,11 @@ def _bounds(config: RunConfig) -> Iterator[Problem]:
             try:
                 config.with_overrides({**context, path: edge})
             except UserError as error:
-                yield Problem(
+                yield _not_of_the_kind(config, path, context) or Problem(
                     ("search", path),
                     f"`{path}` can't be {quoted(edge)}{_with(context)}: {_reason(error, path)}",
                     "every value of an entry is one that the setting accepts",
-                    _bounds_cure(config, path, error),
+                    error.cure or "change the bounds or the choices",
                 )
                 break
 
@@ -138,13 +138,30 @@ def _with(context: Mapping[str, Choice]) -> str:
     return f" with {listed}" if listed else ""
 
 
-def _bounds_cure(config: RunConfig, path: str, error: UserError) -> str:
-    kind = f"{path.rpartition('.')[0]}.kind"
-    if kind in config.search and "not a key" in error.what:
-        owners = [scalar.owner for known, scalar in scalar_fields(RunConfig) if known == path]
-        kinds = [k for k in config.search[kind].edges() if any(has_kind(o, k) for o in owners)]
-        return f"give it `when: {{{kind}: [{', '.join(map(str, kinds))}]}}`, the kinds that have it"
-    return error.cure or "change the bounds or the choices"
+def _not_of_the_kind(config: RunConfig, path: str, context: Mapping[str, Choice]) -> Problem | None:
+    """Where the kind of a setting's section has no such setting: which kinds have it."""
+    section, _, name = path.rpartition(".")
+    key = f"{section}.kind"
+    kind = context.get(key, config.values().get(key))
+    owners = [scalar.owner for known, scalar in scalar_fields(RunConfig) if known == path]
+    if kind is None or any(has_kind(owner, kind) for owner in owners):
+        return None
+    kinds = list(dict.fromkeys(known for owner in owners for known in kind_names(owner)))
+    when = f"`when: {{{key}: [{', '.join(kinds)}]}}`"
+    cure = f"set `{key}: {kinds[0]}`, or search `{key}` too, and give this entry {when}"
+    if key in config.search:
+        searched = [
+            str(k) for k in config.search[key].edges() if any(has_kind(o, k) for o in owners)
+        ]
+        when = f"`when: {{{key}: [{', '.join(searched)}]}}`"
+        cure = f"give it {when}, the kinds that have it"
+        cure = cure if searched else f"delete it, or add `{kinds[0]}` to the choices of `{key}`"
+    return Problem(
+        ("search", path),
+        f"`{path}` is searched with `{key}: {kind}`, which has no `{name}`",
+        f"`{name}` belongs to {', '.join(kinds)}",
+        cure,
+    )
 
 
 def _dead_augmentation(config: RunConfig) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config.problems import explain, raise_all
+from pipeline.config.pruning_check import check_pruning
 from pipeline.config.run_config import RunConfig, assign, change_kind
 from pipeline.config.space_check import check_search
-from pipeline.config.yaml_file import Place, parse_scalar, read_yaml
+from pipeline.config.yaml_errors import SYNTAX
+from pipeline.config.yaml_file import Place, parse_scalar, parse_yaml, read_yaml
 from pipeline.errors import UserError
 
 
@@ -30,7 +33,8 @@ def load_space(path: Path, assignments: Sequence[str] = ()) -> Space:
 
     Args:
         path: the YAML file.
-        assignments: `dotted.key=value`, as if each stood in the file.
+        assignments: `dotted.key=value`, as if each stood in the file; a value may be a list or a
+            mapping in brackets.
 
     Raises:
         UserError: naming file and line (or the assignment), the rule and the cure.
@@ -51,6 +55,7 @@ def load_space(path: Path, assignments: Sequence[str] = ()) -> Space:
     except ValidationError as error:
         raise_all(p.at(where) for p in explain(error, file.data, RunConfig))
     raise_all(p.at(where) for p in config.problems())
+    raise_all(p.at(where) for p in check_pruning(config))
     raise_all(p.at(where) for p in check_search(config))
     return Space(path, file.text, config)
 
@@ -69,6 +74,32 @@ def _apply_assignments(data: dict[str, Any], assignments: Sequence[str]) -> dict
             )
         if path.endswith(".kind"):
             change_kind(data, path.removesuffix(".kind"), value)
-        assign(data, path, parse_scalar(value))
+        assign(data, path, _value(path, value, text))
         places[tuple(path.split("."))] = text
     return places
+
+
+def _value(path: str, value: str, text: str) -> Any:
+    """What `--set path=value` means: a plain scalar, or a list or mapping as YAML has them."""
+    if not value.startswith(("[", "{")):
+        return parse_scalar(value)
+    try:
+        data = parse_yaml(f"{json.dumps(path)}: {value}", Path("--set")).data
+    except UserError as error:
+        raise _of_value(error, text) from error
+    if list(data) != [path]:  # a line break, and another key behind it
+        raise _of_value(UserError("", rule=SYNTAX), text)
+    return data[path]
+
+
+def _of_value(error: UserError, text: str) -> UserError:
+    """The same error, told of an assignment; there, lines and indentation say nothing."""
+    where = f"--set {text}"
+    if error.rule != SYNTAX:
+        return UserError(error.what, where=where, rule=error.rule, cure=error.cure)
+    return UserError(
+        "the value begins like a list or a mapping, but is none",
+        where=where,
+        rule="[one, two] or {key: value}: brackets in pairs, and a space after each colon",
+        cure="mend the value, and put the assignment in quotes, for the shell's sake",
+    )

@@ -10,6 +10,9 @@ import yaml
 
 from pipeline.errors import UserError, at
 
+SYNTAX = "YAML: `key: value` lines, indented by spaces; `{...}` and `[...]` in pairs"
+"""The rule that is told where the text is no YAML."""
+
 
 class _Mistake(NamedTuple):
     said: str
@@ -82,6 +85,6 @@ def _grammar_error(path: Path, error: yaml.MarkedYAMLError, line: int) -> UserEr
     return UserError(
         mistake.what,
         where=at(path, mark.line + 1 if mark else line),
-        rule="YAML: `key: value` lines, indented by spaces; `{...}` and `[...]` in pairs",
+        rule=SYNTAX,
         cure=mistake.cure,
     )

@@ -17,15 +17,20 @@ from pipeline.words import spell
 
 
 def bounds_report(report: BoundsReport, written: Path | None) -> RenderableType:
-    """A row a searched setting, and the command that runs the next study, if there is a file."""
+    """A row a searched setting, what was found, and the command that runs the next study, if there
+    is a file. Findings are sentences, for which a narrow screen has no column."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("searched", overflow="fold")
-    for column in ("range", "importance", "matters?", "finding"):
-        table.add_column(column)
+    table.add_column("searched", no_wrap=True)
+    table.add_column("range", overflow="fold")
+    table.add_column("importance", no_wrap=True)
+    table.add_column("matters?", overflow="fold")
     for path in _ordered(report):
-        table.add_row(*_row(report, path))
+        table.add_row(*map(Text, _row(report, path)))
     head = f"{report.config.study.name}: {report.num_trials} finished trials, without baselines"
-    return Group(Text(head, style="bold"), table, *_next(report, written))
+    told = [found for found in report.findings if found.kind != "too_few"]
+    sentences = [Text(f"{found.path}: {sentence(found)}") for found in told]
+    space = [Text("")] if sentences else []
+    return Group(Text(head, style="bold"), table, *sentences, *space, *_next(report, written))
 
 
 def _ordered(report: BoundsReport) -> list[str]:
@@ -37,7 +42,6 @@ def _ordered(report: BoundsReport) -> list[str]:
 
 def _row(report: BoundsReport, path: str) -> list[str]:
     """Of several metrics, each has a line of the row."""
-    words = "; ".join(sentence(found) for found in report.findings if found.path == path) or "fine"
     by = {
         metric: next((one for one in found if one.path == path), None)
         for metric, found in report.importances.items()
@@ -50,7 +54,6 @@ def _row(report: BoundsReport, path: str) -> list[str]:
         values_of(report.config.search[path]),
         "\n".join(shares),
         "\n".join(matters),
-        words,
     ]
 
 
@@ -71,11 +74,27 @@ def sentence(found: BoundsFinding) -> str:
 
 
 def _next(report: BoundsReport, written: Path | None) -> list[Text]:
-    if not report.is_changed:
-        return [Text("The bounds are fine: nothing is written.", style="green")]
-    if not report.next.entries:
+    untold = _untold(report)
+    if report.is_changed and not report.next.entries:
         words = "Nothing that was searched matters here: another search is not worth its time."
         return [Text(words, style="yellow")]
-    assert written is not None
-    command = f"    regsearch run {shlex.quote(str(written))}"
-    return [Text(f"Written to {written}. Search on from there:"), Text(command, style="bold")]
+    if report.is_changed:
+        assert written is not None
+        command = f"    regsearch run {shlex.quote(str(written))}"
+        words = f"Written to {written}. Search on from there:"
+        return [*untold, Text(words), Text(command, style="bold")]
+    if not untold:
+        return [Text("The bounds are fine: nothing is written.", style="green")]
+    command = f"    regsearch run SPACE.yaml --trials {report.enough}"
+    words = f"Nothing is written. {report.enough} finished trials may do to tell:"
+    return [*untold, Text(words), Text(command, style="bold")]
+
+
+def _untold(report: BoundsReport) -> list[Text]:
+    """The settings that nothing can be told of yet, if there are any."""
+    untold = report.untold
+    if not untold:
+        return []
+    whole = len(untold) == len(report.config.search)
+    words = "of any setting" if whole else f"of {', '.join(untold)}"
+    return [Text(f"Nothing can be told yet {words}: too few trials.", style="yellow")]

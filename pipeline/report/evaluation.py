@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +20,7 @@ MAX_CONFUSION_CLASSES = 20
 
 
 def evaluation_report(result: Evaluation) -> RenderableType:
-    """The accuracy with its interval, then class by class, then the confusion matrix."""
+    """The accuracy with its interval, then class by class."""
     scores = result.scores
     head = (
         f"{result.model_name} version {result.model_version} on {scores.num_images:,} test images"
@@ -35,7 +39,7 @@ def evaluation_report(result: Evaluation) -> RenderableType:
     if not result.same_data:
         warning = "these are not the images of its study: it may have been trained on some of them"
         lines.append(Text(warning, style="yellow"))
-    return Group(*lines, Text(""), _classes(scores))
+    return Group(*lines, Text(""), ClassTable(scores))
 
 
 def _readings(result: Evaluation) -> str:
@@ -58,18 +62,48 @@ def _record(reading: Reading) -> str:
     return f"{reading.when[:16].replace('T', ' ')} UTC by {reading.who}, {accuracy}"
 
 
-def _classes(scores: Scores) -> Table:
-    """Accuracy by class, and the confusion matrix beside it where it fits on a screen."""
-    names = list(scores.class_accuracy)
-    show_matrix = len(names) <= MAX_CONFUSION_CLASSES
-    columns = [name[:5] for name in names] if show_matrix else []
-    table = Table("true class", "accuracy", *columns, box=box.SIMPLE_HEAD)
+@dataclass(frozen=True)
+class ClassTable:
+    """Accuracy by class, with the confusion matrix beside it where that fits on the screen, and
+    else with the class that each is most often taken for. No name of a class is cut short."""
+
+    scores: Scores
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The widest form that fits."""
+        names, unbounded = list(self.scores.class_accuracy), options.update(max_width=10_000)
+        for headings in (names, [name[:5] for name in names]):
+            table = _with_matrix(self.scores, headings)
+            fits = Measurement.get(console, unbounded, table).maximum <= options.max_width
+            if fits and len(set(headings)) == len(names) <= MAX_CONFUSION_CLASSES:
+                yield table
+                return
+        yield _with_mistakes(self.scores)
+
+
+def _with_matrix(scores: Scores, headings: Sequence[str]) -> Table:
+    table = Table("true class", "accuracy", box=box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(Text(heading))
     for i, (name, accuracy) in enumerate(scores.class_accuracy.items()):
         cells = [_cell(count, i == j) for j, count in enumerate(scores.confusion[i])]
-        table.add_row(name, show_metric("accuracy", accuracy), *(cells if show_matrix else []))
-    if show_matrix:
-        table.caption = "to the right: how many were told to be each class"
-        table.caption_justify = "left"
+        table.add_row(Text(name), show_metric("accuracy", accuracy), *cells)
+    table.caption = "to the right: how many were told to be each class"
+    table.caption_justify = "left"
+    return table
+
+
+def _with_mistakes(scores: Scores) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("true class", overflow="fold")
+    table.add_column("accuracy", no_wrap=True, min_width=len("accuracy"))
+    table.add_column("most often taken for", overflow="fold")
+    names = list(scores.class_accuracy)
+    for i, (name, accuracy) in enumerate(scores.class_accuracy.items()):
+        told = [0 if i == j else count for j, count in enumerate(scores.confusion[i])]
+        most = max(told)
+        mistaken = f"{names[told.index(most)]} ({most})" if most else "-"
+        table.add_row(Text(name), show_metric("accuracy", accuracy), Text(mistaken))
     return table
 
 

@@ -89,6 +89,7 @@ def render(evidence: Evidence) -> str:
         lstrip_blocks=True,
     )
     environment.filters["with_code"] = _with_code
+    environment.filters["with_short_ids"] = _with_short_ids
     template = environment.get_template("report.html.j2")
     return template.render(
         study=evidence.ledger.config.study.name,
@@ -102,3 +103,15 @@ def render(evidence: Evidence) -> str:
 def _with_code(text: str) -> Markup:
     """What is in backquotes set as code, all of it escaped first."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _with_short_ids(text: str) -> Markup:
+    """The ids of runs by their first eight digits; the rest shows under the mouse, by a click or a
+    tap, and on paper."""
+    return Markup(
+        re.sub(
+            r"\b([0-9a-f]{8})([0-9a-f]{24})\b",
+            r'<span class="id" tabindex="-1" title="\1\2">\1<span>\2</span></span>',
+            str(escape(text)),
+        )
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,22 +16,29 @@ from pipeline.words import spell
 
 def space_report(config: RunConfig) -> RenderableType:
     """Two tables: the settings as the file and the defaults give them, and the search space."""
-    settings = Table("setting", "value", box=box.SIMPLE_HEAD, pad_edge=False)
-    for path, value in config.values().items():
-        settings.add_row(path, spell(value), style="bold" if path in config.search else "")
+    values = config.values()
+    if config.study.metrics is not None:
+        del values["study.metric"]  # it follows from them
+    settings = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    settings.add_column("setting", no_wrap=True)
+    settings.add_column("value", overflow="fold")
+    for path, value in values.items():
+        settings.add_row(path, Text(_spelled(value)), style="bold" if path in config.search else "")
     if not config.search:
         return Group(settings, Text("Nothing is searched: the study would try the baselines only."))
-    conditional = any(entry.when for entry in config.search.values())
     space = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    space.add_column("searched", overflow="fold", min_width=max(map(len, config.search)))
-    space.add_column("type")
-    space.add_column("values")
-    if conditional:
-        space.add_column("when")
+    space.add_column("searched", no_wrap=True)
+    space.add_column("type", no_wrap=True)
+    space.add_column("values", overflow="fold")
     for path, entry in config.space.entries.items():
-        condition = [_condition(entry)] if conditional else []
-        space.add_row(path, entry.type, _values(entry), *condition)
+        when = f"\nwhen {_condition(entry)}" if entry.when else ""
+        space.add_row(path, entry.type, Text(f"{_values(entry)}{when}"))
     return Group(settings, space)
+
+
+def _spelled(value: Any) -> str:
+    """A setting's value; a list as YAML has it."""
+    return f"[{', '.join(map(spell, value))}]" if isinstance(value, list) else spell(value)
 
 
 def _values(entry: SearchEntry) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from pipeline.config.run_config import RunConfig
+from pipeline.config.yaml_edit import written
 from pipeline.errors import UserError
 
 # How long to go on, which trials the pruner spares, where things lie and what the winner is called
@@ -62,7 +63,7 @@ def extension(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     changes = []
     for key in _changed(old, new):
         if key.startswith((*JUDGED, "study.sampler.", "study.pruner.")):
-            changes.append(Change((key,), f"{key}: {old.get(key)!r} -> {new.get(key)!r}"))
+            changes.append(Change((key,), f"{key}: {shown(key, old)} -> {shown(key, new)}"))
         elif key.startswith("search.") and (text := _wider(old.get(key), new.get(key))):
             changes.append(Change((key,), f"{key.removeprefix('search.')}: {text}"))
     return changes
@@ -115,19 +116,44 @@ def require_same_spec(
     accepted = {key for change in also for key in change.keys}
     changed = [key for key in _changed(old, new) if key not in accepted]
     if changed:
-        lines = [f"    {key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed]
+        lines = [f"    {key}: {shown(key, old)} then, {shown(key, new)} now" for key in changed]
         extendable = {key for change in extension(old, new) for key in change.keys}
-        cure = "undo the changes, or give the study another `study.name`"
-        if set(changed) <= extendable:
-            cure = "add --extend to take these changes into the study, or " + cure
         raise UserError(
             f"the study {study!r} was begun with other settings:\n" + "\n".join(lines),
             where="the study's store",
-            rule="all trials of a study are drawn from one space and trained alike; "
-            f"only {', '.join(FREE)} may change; with --extend, bounds may become wider, and "
-            "sampler, pruner and constraints others",
-            cure=cure,
+            rule=_rule(changed, extendable),
+            cure=_cure([key for key in changed if key not in extendable], bool(extendable)),
         )
+
+
+def _rule(changed: Sequence[str], extendable: Collection[str]) -> str:
+    """As much of it as these changes have to do with."""
+    rule = "all trials of a study are drawn from one space and trained alike"
+    if any(key.startswith("search.") and key not in extendable for key in changed):
+        return f"{rule}; --extend takes bounds that become wider, and no other change of `search:`"
+    return f"{rule}; --extend takes these changes" if {*changed} <= {*extendable} else rule
+
+
+def _cure(refused: Sequence[str], some_are_taken: bool) -> str:
+    """What to do about changes of which some can't be had in the same study."""
+    rename = "give the study another `study.name`"
+    if not refused:
+        return f"add --extend to take these changes into the study; or undo them, or {rename}"
+    if some_are_taken:
+        return f"undo those of {', '.join(refused)} (--extend takes the others), or {rename}"
+    return f"undo the changes, or {rename}"
+
+
+def shown(key: str, values: Mapping[str, Any]) -> str:
+    """A setting's value as it would stand in the space file; of an entry what is not a default."""
+    if key not in values:
+        return "nothing"
+    if not key.startswith("search."):
+        return written(values[key])
+    entry: dict[str, Any] = json.loads(values[key])
+    given = {k: v for k, v in entry.items() if not (v is None or v is False or v == {})}
+    order = ("type", "low", "high", "step", "log", "choices", "when")
+    return written({name: given[name] for name in order if name in given})
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

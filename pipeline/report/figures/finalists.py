@@ -64,7 +64,7 @@ def curves_figure(
         figure.add_traces([_thin(curve, colour) for curve in found])
         means.append(_mean(found, name, colour, shaded=metric == VALIDATION))
     figure.add_traces(means)  # side by side, since plotly shades down to the trace before
-    figure.update_yaxes(tickformat=".0%", range=[low, 1.01])
+    figure.update_yaxes(tickformat=tick_format(VALIDATION), range=[low, 1.01])
     figure.update_xaxes(title={"text": "epoch", "standoff": 4}, rangemode="tozero", nticks=6)
     figure.update_layout(
         title={"text": label(finalist.name), "font": {"size": 14}, "x": 0.02, "y": 0.98},

@@ -7,6 +7,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
+from pipeline.training.metrics import direction
 from pipeline.words import is_share
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -32,13 +33,21 @@ def new_figure(height: int, **layout: object) -> go.Figure:
     figure.update_xaxes(
         automargin=True, showline=True, linecolor="#bbbbbb", title={"font": {"size": 13}}
     )
-    figure.update_yaxes(automargin=True, showline=True, linecolor="#bbbbbb")
+    figure.update_yaxes(
+        automargin=True, showline=True, linecolor="#bbbbbb", title={"font": {"size": 13}}
+    )
     return figure
 
 
 def tick_format(metric: str) -> str:
-    """Shares are read in per cent, losses as they are."""
-    return ".0~%" if is_share(metric) else ".3~g"
+    """Shares are read in per cent, losses as they are, with as many digits as the ticks need: four
+    at most, without zeros at the end."""
+    return ".4~p" if is_share(metric) else ".4~g"
+
+
+def better(metric: str) -> str:
+    """The title of a metric's axis, with the way to go."""
+    return f"{metric} ({'less' if direction(metric) == 'minimize' else 'more'} is better)"
 
 
 def label(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from pipeline.report.figures.dots import Dot, scatters
-from pipeline.report.figures.style import GREEN, INK, label, new_figure, tick_format
+from pipeline.report.figures.style import GREEN, INK, better, label, new_figure, tick_format
 from pipeline.tradeoff import TradeOff
 
 
@@ -21,7 +21,7 @@ def trade_off_figure(
         xs: trial's number -> the other metric, of those that have it.
         other: its name, one of the study's.
     """
-    figure = new_figure(380)
+    figure = new_figure(400)
     figure.add_traces(scatters(shown, xs))
     on_front = sorted((d for d in shown if d.number in found.front and d.number in xs), key=_value)
     figure.add_trace(
@@ -37,21 +37,25 @@ def trade_off_figure(
     )
     index = found.metrics.index(other)
     judged = [offer for offer in found.offers if offer.selection]
-    if judged:
+    for number, offer in enumerate(judged, start=1):
+        # By number: names would lie across dots and each other, and beyond the edge of a phone.
         figure.add_trace(
             go.Scatter(
-                name="finalists on selection",
-                x=[offer.selection[index].mean for offer in judged],
-                y=[offer.selection[0].mean for offer in judged],
-                text=[label(offer.name) for offer in judged],
-                textposition="top center",
+                name=f"{number} {label(offer.name)}",
+                x=[offer.selection[index].mean],
+                y=[offer.selection[0].mean],
+                text=[str(number)],
+                textfont={"color": "#ffffff", "size": 11},
                 mode="markers+text",
-                marker={"symbol": "diamond", "size": 10, "color": INK},
-                hovertemplate="%{text}: %{y}, %{x}<extra></extra>",
+                marker={"symbol": "diamond", "size": 20, "color": INK, "opacity": 0.85},
+                hovertemplate="%{fullData.name} on selection: %{y}, %{x}<extra></extra>",
             )
         )
-    figure.update_xaxes(title={"text": other, "standoff": 4}, tickformat=tick_format(other))
-    figure.update_yaxes(title={"text": found.metrics[0]}, tickformat=tick_format(found.metrics[0]))
+    figure.update_layout(height=400 + 12 * len(judged))
+    first = found.metrics[0]
+    figure.update_xaxes(title={"text": better(other), "standoff": 4})
+    figure.update_xaxes(tickformat=tick_format(other))
+    figure.update_yaxes(title={"text": better(first)}, tickformat=tick_format(first))
     return figure
 
 

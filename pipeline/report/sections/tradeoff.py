@@ -55,7 +55,7 @@ def _pictures(evidence: Evidence, found: TradeOff) -> Iterator[Picture]:
         xs = {number: s[other] for number, s in scored.items() if other in s}
         yield Picture(
             f"trade-off-{index}",
-            f"{first} against {other}: every trial of the search, its front, and the finalists' "
-            "means on the selection images.",
+            f"{first} against {other}: every trial of the search, its front, and by number the "
+            "finalists' means on the selection images.",
             trade_off_figure(shown, xs, found, other),
         )
