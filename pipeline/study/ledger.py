@@ -328,7 +328,9 @@ class Ledger(Trials):
         ranked = self.ranked_own()
         if len(ranked) < NUM_KEPT:
             return True
-        return not is_better(self.metric, value_of(ranked[NUM_KEPT - 1]), value)
+        last = value_of(ranked[NUM_KEPT - 1])
+        ties = value == last and len(self.objectives) > 1  # the next metric is not known yet
+        return ties or is_better(self.metric, value, last)
 
     def needs_weights(self) -> Callable[[int], bool]:
         """Which trials' weights are needed: the best, the baselines', and unsettled ones."""
