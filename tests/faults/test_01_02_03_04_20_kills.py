@@ -29,6 +29,7 @@ from pipeline.study.trials import OVERRIDES
 from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import Trainer
+from tests.commands import regsearch_here
 from tests.faults.players import players
 from tests.faults.searches import (
     Search,
@@ -80,7 +81,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     check_resumed()
     check_curves(workspace)
     check_mlflow(num_trials)
-    doctor = regsearch("doctor")
+    doctor = regsearch_here("doctor", cwd=workspace)
     assert (doctor.returncode, doctor.stdout.strip()) == (0, "Nothing is wrong."), doctor.stdout
 
 
