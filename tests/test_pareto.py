@@ -143,8 +143,8 @@ def test_other_metrics_are_another_study(tmp_path: Path) -> None:
 
 
 def sampled_by(folder: Path, kind: str, num_trials: int) -> tuple[list[float], list[float]]:
-    """Dropouts and decays of so many trials. Accuracy rises with dropout and so does the calibration
-    error: every dropout is on the front, while decay harms both."""
+    """Dropouts and decays of so many trials. Accuracy rises with dropout, and so does the
+    calibration error: every dropout is on the front, while decay harms both."""
     start = "" if kind in ("random", "qmc") else ", startup_trials: 8"
     text = TWO.replace("trials: 4\n", f"trials: 4\n  sampler: {{kind: {kind}{start}}}\n")
     text = text.replace("low: 1e-5, high: 1e-1, log: true", "low: 0.0, high: 0.1")
