@@ -117,8 +117,10 @@ def test_a_baseline_that_breaks_a_constraint_is_compared_with_and_can_not_win(
 ) -> None:
     text = TINY.replace("trials: 4", f"trials: 4\n  constraints: {{{GAP}: 0.1}}")
     ledger = searched(tmp_path, 0.5, 0.6, 0.9, 0.8, text=text, gaps=(0.3, 0.0, 0.0, 0.0))
-    found = verdict(ledger, train(ledger, {**RIGHT, "unregularized": 190}))
+    followup = train(ledger, {**RIGHT, "unregularized": 190})
+    found = verdict(ledger, followup)
     assert found
+    assert verdict_on(ledger, followup, ledger.trials()[:1], 2) is None  # alone it wins neither
     assert [f.name for f in found.finalists] == ["trial 3", "recipe", "trial 2", "unregularized"]
     assert found.notes == ("unregularized breaks the constraints, and can't win",)
 
