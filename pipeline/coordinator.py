@@ -22,8 +22,9 @@ from pipeline.events import (
     now_ms,
 )
 from pipeline.journal import JournalReader, JournalWriter
-from pipeline.progress import Standing, View
+from pipeline.progress import View
 from pipeline.retold import retell
+from pipeline.standing import Standing
 from pipeline.study.carried import is_carried
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StoreAwayError

@@ -18,95 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.settings import Scalar
-from pipeline.words import describe, duration, show_metric
+from pipeline.standing import Pace, Standing
+from pipeline.words import describe, duration
 
 NUM_RECENT = 8
 EPOCH_LINE_SEC = 5.0
 """A trial's epochs have a line each, but for those that end sooner than this after the last one."""
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "cyan"}
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where the study stands: counts of trials, and the best of them (None while there is none).
-
-    `interrupted` counts the trials that were interrupted or killed, and were or will be taken up.
-    `saved_epochs` are those that pruned trials did not run, of the `allowed_epochs` of all that are
-    finished. `carried` trials are another study's, and in none of the other counts. `missed` says
-    which trial comes nearest to the constraints, where none keeps them. `front` counts the trials
-    that none beats in all metrics, in a search by several. `kind` names what is counted: the study,
-    or a follow-up of it.
-    """
-
-    target: int
-    complete: int
-    pruned: int
-    failed: int
-    metric: str
-    best_value: float | None = None
-    best_trial: int | None = None
-    best_name: str = ""
-    interrupted: int = 0
-    saved_epochs: int = 0
-    allowed_epochs: int = 0
-    carried: int = 0
-    missed: str = ""
-    front: int = 0
-    kind: str = "study"
-
-    @property
-    def unit(self) -> str:
-        """What is counted: a follow-up's numbers are not the search's trials."""
-        return "trials" if self.kind == "study" else "trainings"
-
-    @property
-    def saved_share(self) -> float:
-        """The share of epochs that pruning saved, in [0, 1)."""
-        return self.saved_epochs / max(1, self.allowed_epochs)
-
-    @property
-    def finished(self) -> int:
-        return self.complete + self.pruned
-
-    @property
-    def ended(self) -> int:
-        return self.finished + self.failed
-
-    @property
-    def best(self) -> str:
-        if self.best_trial is None:
-            return self.missed or "-"
-        front = f"; {self.front} on the front" if self.front else ""
-        name = self.best_name or f"trial {self.best_trial}"
-        return f"{show_metric(self.metric, self.best_value)} ({name}){front}"
-
-    def counts(self) -> str:
-        interrupted = f", {self.interrupted} interrupted" if self.interrupted else ""
-        carried = f", {self.carried} carried over" if self.carried else ""
-        ended = f"{self.complete} complete, {self.pruned} pruned, {self.failed} failed"
-        return f"{ended}{interrupted}{carried}"
-
-
-@dataclass(frozen=True)
-class Pace:
-    """When this run began with a study, or a follow-up of it, and what was finished by then."""
-
-    kind: str
-    began_at: float
-    finished: int
-
-    @classmethod
-    def of(cls, standing: Standing) -> Pace:
-        """From now on."""
-        return cls(standing.kind, time.monotonic(), standing.finished)
-
-    def left_sec(self, standing: Standing) -> float | None:
-        """Seconds to the end, from the pace so far; None before there is one."""
-        if standing.finished <= self.finished:
-            return None
-        seconds = time.monotonic() - self.began_at
-        pace = seconds / (standing.finished - self.finished)
-        return pace * max(standing.target - standing.finished, 0)
 
 
 class View(AbstractContextManager["View"], Protocol):

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline.ablation import KIND, Ablation, ablation, design
+from pipeline.ablation import Ablation, ablation
+from pipeline.ablation_design import KIND, design
 from pipeline.datasets import load_splits
 from pipeline.errors import UserError
 from pipeline.finalists import KIND as FINALISTS

@@ -23,9 +23,10 @@ from pipeline.mirroring import AWAY_SEC, agree, deliver, open_mirror
 from pipeline.models import build_model
 from pipeline.places import DEFAULT_STORAGE
 from pipeline.presence import present
-from pipeline.progress import Standing, View
+from pipeline.progress import View
 from pipeline.registration import Registrar, Registration
 from pipeline.retold import retell
+from pipeline.standing import Standing
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings
 from pipeline.study.storage import open_storage

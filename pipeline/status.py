@@ -12,7 +12,7 @@ from pipeline.champion_record import recall_champion
 from pipeline.checkpoints import CheckpointStore
 from pipeline.coordinator import standing
 from pipeline.journal import journal_folder
-from pipeline.progress import Standing
+from pipeline.standing import Standing
 from pipeline.study.followup import FollowUp, open_followups
 from pipeline.study.ledger import Ledger
 from pipeline.study.owner import describe_owner, has_died

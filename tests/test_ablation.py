@@ -15,7 +15,8 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from pipeline.ablation import KIND, Design, Effect, Interaction, ablation, design, read_ablation
+from pipeline.ablation import Effect, Interaction, ablation, read_ablation
+from pipeline.ablation_design import KIND, Design, design
 from pipeline.answers import Answers
 from pipeline.errors import UserError
 from pipeline.progress import LogView

@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from pipeline.progress import LiveView, LogView, Standing, View, open_view
+from pipeline.progress import LiveView, LogView, View, open_view
+from pipeline.standing import Standing
 from pipeline.words import describe, duration, short_name, show_metric, spell
 
 METRICS = {

@@ -12,8 +12,8 @@ from statistics import median, quantiles
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.ablation import KIND as ABLATION
 from pipeline.ablation import Ablation, design, read_ablation
+from pipeline.ablation_design import KIND as ABLATION
 from pipeline.analysis.audit import Audit, audit
 from pipeline.analysis.bounds import BoundsReport, examine_bounds
 from pipeline.decision import points, verdict

@@ -26,9 +26,9 @@ from pipeline.decision import verdict, with_baselines
 from pipeline.diagnosis import Diagnosis, diagnose
 from pipeline.errors import UserError
 from pipeline.finalists import KIND, Finalist, Verdict, finalist_name
-from pipeline.progress import Standing
 from pipeline.report.curves import Attempt, Curves, attempts, curves, read_events
 from pipeline.report.sources import Sources, find_sources
+from pipeline.standing import Standing
 from pipeline.study.carried import is_carried
 from pipeline.study.followup import FollowUp, open_followups
 from pipeline.study.ledger import Ledger

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.ablation import KIND, Ablation
+from pipeline.ablation import Ablation
+from pipeline.ablation_design import KIND
 from pipeline.report.ablation import interaction_sentence, sentence
 from pipeline.report.evidence import Evidence
 from pipeline.report.figures.ablation import ablation_figure
