@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 AGAIN_SEC = 0.05
+UnraisableHook = Callable[["sys.UnraisableHookArgs"], object]
 
 
 class Terminated(KeyboardInterrupt):
@@ -27,23 +28,39 @@ def interruptible() -> Iterator[None]:
     the background.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    hook = sys.unraisablehook
-
-    def unraisable(lost: sys.UnraisableHookArgs) -> None:
-        if isinstance(lost.exc_value, KeyboardInterrupt):
-            _send_again(signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT)
-        else:
-            hook(lost)
-
     for number in before:
         signal.signal(number, _interrupt)
-    sys.unraisablehook = unraisable
+    hook = resend_lost(_again)
     try:
         yield
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def resend_lost(arm: Callable[[KeyboardInterrupt], signal.Signals]) -> UnraisableHook:
+    """Have a signal sent again whose exception was lost: it came while Python ran a finalizer or a
+    weak reference's callback, as SQLAlchemy has them, and what is raised in one reaches nobody.
+
+    Args:
+        arm: sets the handler again; says which signal it was.
+
+    Returns:
+        Python's hook of before.
+    """
+    hook = sys.unraisablehook
+
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            later = threading.Timer(AGAIN_SEC, os.kill, (os.getpid(), arm(lost.exc_value)))
+            later.daemon = True
+            later.start()
+        else:
+            hook(lost)
+
+    sys.unraisablehook = unraisable
+    return hook
 
 
 def leave_at_once() -> None:
@@ -58,14 +75,10 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
-def _send_again(number: signal.Signals) -> None:
-    """A first signal that was lost: it came while Python ran a finalizer or a weak reference's
-    callback, as SQLAlchemy has them, and what is raised in one reaches nobody."""
+def _again(lost: KeyboardInterrupt) -> signal.Signals:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    later = threading.Timer(AGAIN_SEC, os.kill, (os.getpid(), number))
-    later.daemon = True
-    later.start()
+    return signal.SIGTERM if isinstance(lost, Terminated) else signal.SIGINT
 
 
 def _leave(number: int, _: FrameType | None) -> None:

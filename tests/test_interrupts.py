@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from pipeline.interrupts import Terminated, interruptible
+from pipeline.interrupts import Terminated, interruptible, resend_lost
+from pipeline.workers.worker import STOP_SIGNAL, _arm
 from tests.commands import ROOT
 
 
@@ -41,8 +42,25 @@ def test_a_signal_at_the_exit_ends_the_process_without_a_traceback() -> None:
 
 def work_that_is_interrupted_by(sent: signal.Signals) -> None:
     with interruptible():
-        Interrupted(sent)
-        time.sleep(10)
+        sleep_after(sent)
+
+
+def test_a_workers_signal_to_stop_is_not_lost_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would train on for ever once its coordinator is gone."""
+    handler = signal.getsignal(STOP_SIGNAL)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    resend_lost(_arm)
+    _arm()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sleep_after(STOP_SIGNAL)
+    finally:
+        signal.signal(STOP_SIGNAL, handler)
+
+
+def sleep_after(sent: signal.Signals) -> None:
+    Interrupted(sent)
+    time.sleep(10)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError, redact
+from pipeline.interrupts import resend_lost
 
 if TYPE_CHECKING:
     from pipeline.study.ledger import Ledger
@@ -64,7 +65,8 @@ def work(job: Job) -> None:
     """The process's whole life; its exit code is 0 when there is nothing left to do."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: see `Pool.stop`
-    signal.signal(STOP_SIGNAL, _stop)
+    resend_lost(_arm)
+    _arm()
     _redirect_output(job.log)
     try:
         _run_trials(job)
@@ -165,6 +167,12 @@ def _watch_coordinator() -> None:
     while coordinator is None or coordinator.is_alive():
         time.sleep(WATCH_SEC)
     os.kill(os.getpid(), STOP_SIGNAL)
+
+
+def _arm(*_: object) -> signal.Signals:
+    """From here on the signal to stop raises `KeyboardInterrupt`."""
+    signal.signal(STOP_SIGNAL, _stop)
+    return STOP_SIGNAL
 
 
 def _stop(*_: object) -> None:

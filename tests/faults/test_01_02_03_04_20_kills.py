@@ -42,7 +42,7 @@ from tests.faults.searches import (
 )
 from tests.spaces import tiny_config, write_tiny
 
-NUM_EPOCHS = 50
+NUM_EPOCHS = 30
 SETTINGS = (
     f"training.epochs={NUM_EPOCHS}",
     "training.early_stopping.patience=100",
