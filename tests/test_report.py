@@ -19,6 +19,8 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from pipeline.ablation import Ablation, Effect
+from pipeline.analysis.bounds import BoundsFinding, BoundsReport
+from pipeline.analysis.next_search import NextSearch
 from pipeline.answers import Answers
 from pipeline.datasets import DigitsSettings
 from pipeline.decision import points
@@ -379,6 +381,19 @@ def test_what_is_no_better_than_no_regularization_is_not_advised(ledger: Ledger)
     )
     assert "Its settings, should you want them: trial 2: " in said[0]
     assert not any("Use the settings" in sentence for sentence in said)
+
+
+def test_what_an_ablation_measured_is_not_said_to_have_no_effect(ledger: Ledger) -> None:
+    evidence = gather(ledger)
+    config = ledger.config
+    paths = ("regularization.dropout", "training.optimizer.weight_decay")
+    findings = [BoundsFinding(p, "does_not_matter", "no effect", fixed=0.25) for p in paths]
+    bounds = BoundsReport(config, 40, {}, findings, NextSearch(config))
+    effects = (Effect(paths[0], 0.2, (0.02, 0.01), None), Effect(paths[1], 0.1, (0.0, 0.01), None))
+    found = Ablation("trial 3", "accuracy", 3, 100, None, effects)
+    said = list(advice(replace(evidence, ablation=found, bounds=bounds)))
+    assert "weight_decay: no effect → fixed at 0.25." in said
+    assert not any(sentence.startswith("dropout: ") for sentence in said)
 
 
 def test_one_seed_is_too_few_to_advise_by(ledger: Ledger) -> None:

@@ -151,7 +151,18 @@ def _of_bounds(evidence: Evidence) -> Iterator[str]:
     report = evidence.bounds
     if report is None:
         return
-    telling = [found for found in report.findings if found.kind != "too_few"]
+    # The search saw little of what it soon left: an effect that an ablation measured counts more.
+    measured = {
+        effect.path
+        for effect in (evidence.ablation.effects if evidence.ablation else ())
+        if any(gain and abs(gain[0]) > gain[1] for gain in (effect.within, effect.alone))
+    }
+    telling = [
+        found
+        for found in report.findings
+        if found.kind != "too_few"
+        and not (found.kind == "does_not_matter" and found.path in measured)
+    ]
     for found in telling[:MAX_BOUNDS]:
         yield f"{short_name(found.path)}: {sentence(found)}."
     if report.is_changed and report.next.entries:
