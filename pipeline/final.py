@@ -65,8 +65,8 @@ def crown(
     refit: FollowUp | None,
     mirror: Mirror | None,
 ) -> Crowned:
-    """The verdict, on the finalists once all of them are trained, and what it puts into the
-    registry.
+    """The verdict of the last final whose trainings have all ended, else of the search alone, and
+    what it puts into the registry.
 
     Args:
         finalists, refit: their trainings, as far as there are any.

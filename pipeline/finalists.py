@@ -72,9 +72,9 @@ class Finalist:
         """Whether the search's trial keeps the constraints: if not, it can't win."""
         return is_feasible(self.trial)
 
-    def on_selection(self, metric: str) -> float:
-        """The mean over its trainings of a metric of the search, on the selection images."""
-        return fmean(on_selection(t.user_attrs[SCORED], metric) for t in self.trainings)
+    def on_selection(self, metric: str) -> list[float]:
+        """A metric of the search on the selection images, of each of its trainings."""
+        return [on_selection(t.user_attrs[SCORED], metric) for t in self.trainings]
 
     @property
     def search_score(self) -> float | None:
@@ -178,7 +178,7 @@ def ranked(
     def key(finalist: Finalist) -> tuple[Any, ...]:
         mean = 0.0 if finalist.selection is None else finalist.selection[0]
         signed = -mean if higher_is_better(judged) else mean
-        rest = turned([finalist.on_selection(metric) for metric in others], others)
+        rest = turned([fmean(finalist.on_selection(metric)) for metric in others], others)
         return not finalist.is_feasible, signed, rest, finalist.trial.number
 
     return tuple(sorted(finalists, key=key))

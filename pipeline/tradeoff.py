@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from pipeline.answers import judged_by
 from pipeline.finalists import Finalist, Verdict, finalist_name
-from pipeline.study.front import front, on_selection, turned
+from pipeline.study.front import front, turned
 from pipeline.study.ledger import Ledger
 from pipeline.study.store import SCORED
 
@@ -124,6 +124,5 @@ def _searched(trial: FrozenTrial, metrics: Sequence[str]) -> tuple[float | None,
 
 
 def _measured(finalist: Finalist, metrics: Sequence[str]) -> tuple[Measured, ...]:
-    scored = [training.user_attrs[SCORED] for training in finalist.trainings]
-    by_metric = ([on_selection(one, metric) for one in scored] for metric in metrics)
+    by_metric = map(finalist.on_selection, metrics)
     return tuple(Measured(fmean(values), min(values), max(values)) for values in by_metric)

@@ -52,6 +52,21 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     store.close()
 
 
+@pytest.fixture
+def four(tmp_path: Path) -> Iterator[Ledger]:
+    """The same with an augmentation: of four regularizers two alone are trainings of their own."""
+    text = THREE.replace("search:", "augmentation: {strength: 0.5}\nsearch:")
+    store = open_storage(f"sqlite:///{tmp_path}/four.db")
+    found = Ledger(tiny_config(tmp_path, text=text), store)
+    for value in (0.5, 0.6, 0.9):
+        claim = found.claim()
+        assert claim
+        found.complete(claim, value)
+    found.keep("winner", 2)
+    yield found
+    store.close()
+
+
 def trained(
     ledger: Ledger, right: dict[str, int], pairs: Sequence[tuple[str, str]] = ()
 ) -> FollowUp:
@@ -143,16 +158,8 @@ def test_the_augmentation_is_no_pair_with_its_own_part(ledger: Ledger) -> None:
     assert found.strongest_pairs(9) == [(paths[0], DROPOUT), (paths[1], DROPOUT)]
 
 
-def test_pairs_with_fewer_seeds_cost_the_others_none(tmp_path: Path) -> None:
-    text = THREE.replace("search:", "augmentation: {strength: 0.5}\nsearch:")
-    store = open_storage(f"sqlite:///{tmp_path}/optuna.db")
-    ledger = Ledger(tiny_config(tmp_path, text=text), store)
-    for value in (0.5, 0.6, 0.9):
-        claim = ledger.claim()
-        assert claim
-        ledger.complete(claim, value)
-    ledger.keep("winner", 2)
-    plan, followup = design(ledger), FollowUp(ledger.config, ledger.store, KIND)
+def test_pairs_with_fewer_seeds_cost_the_others_none(four: Ledger) -> None:
+    plan, followup = design(four), FollowUp(four.config, four.store, KIND)
     followup.add(plan.points(4))
     followup.add(plan.points(2, [(DROPOUT, SMOOTHING)]))
     while claim := followup.claim():
@@ -161,7 +168,6 @@ def test_pairs_with_fewer_seeds_cost_the_others_none(tmp_path: Path) -> None:
     found = ablation(plan, followup)
     assert found.num_seeds == 4
     assert [{i.first, i.second} for i in found.interactions] == [{DROPOUT, SMOOTHING}]
-    store.close()
 
 
 def test_worth_is_the_difference_of_means(ledger: Ledger) -> None:
@@ -208,28 +214,19 @@ def test_two_that_do_the_same_substitute_for_each_other(ledger: Ledger) -> None:
     assert set(found.strongest_pairs(1)[0]) == {DROPOUT, SMOOTHING}
 
 
-def test_pairs_are_found_in_whichever_order_they_were_named(tmp_path: Path) -> None:
-    """Of four regularizers two alone are trainings of their own, and the strongest comes first."""
-    text = THREE.replace("search:", "augmentation: {strength: 0.5}\nsearch:")
-    store = open_storage(f"sqlite:///{tmp_path}/optuna.db")
-    ledger = Ledger(tiny_config(tmp_path, text=text), store)
-    for value in (0.5, 0.6, 0.9):
-        claim = ledger.claim()
-        assert claim
-        ledger.complete(claim, value)
-    ledger.keep("winner", 2)
-    plan = design(ledger)
+def test_pairs_are_found_in_whichever_order_they_were_named(four: Ledger) -> None:
+    """The strongest comes first."""
+    plan = design(four)
     right = dict.fromkeys([point.group for point in plan.points(1)], 300)
     for path in plan.regularizers:
         right[plan.group(plan.alone(path), path)] = 320
     pairs = [(b, a) for a, b in combinations(plan.regularizers, 2)]
     for pair in pairs:
         right[plan.group(plan.alone(*pair), *pair)] = 330
-    found = ablation(plan, trained(ledger, right, pairs))
+    found = ablation(plan, trained(four, right, pairs))
     assert len(found.interactions) == len(pairs) == 6
     # Each alone is worth 20 of 400 images, both are worth 30: 10 less than the sum.
     assert [i.interaction[0] for i in found.interactions] == pytest.approx([-0.025] * 6)
-    store.close()
 
 
 def test_words_tell_worth_from_cost_and_from_nothing(ledger: Ledger) -> None:

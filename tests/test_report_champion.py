@@ -26,13 +26,10 @@ from pipeline.revisit import Means, ablate
 from pipeline.search import Outcome
 from pipeline.study.followup import REFIT, FollowUp, Point
 from pipeline.study.ledger import Ledger
-from pipeline.study.record import remember_settings
-from pipeline.study.storage import open_storage
 from tests.conftest import enter
-from tests.spaces import tiny_config
 from tests.test_champion import ENSEMBLE, search
-from tests.test_report import TWO, Page, searched
-from tests.test_report_transfer import train
+from tests.test_report import Page
+from tests.test_report_transfer import final, train
 
 NUM_IMAGES = 40
 QUIET = LogView(Console(quiet=True))
@@ -43,12 +40,9 @@ STORAGE = "sqlite:///mlruns/optuna.db"
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """A study whose winner, trial 2, tells 30 of 40 images right, with either of two seeds."""
     enter(monkeypatch, tmp_path)
-    store = open_storage(f"sqlite:///{tmp_path}/optuna.db")
-    found = Ledger(tiny_config(tmp_path, *TWO), store)
-    remember_settings(found)
-    train(searched(found), {"trial 2": 30, "trial 3": 20, "recipe": 10, "unregularized": 0})
-    yield found
-    store.close()
+    right = {"trial 2": 30, "trial 3": 20, "recipe": 10, "unregularized": 0}
+    with final(tmp_path, right) as found:
+        yield found
 
 
 def says(right: int) -> Answers:

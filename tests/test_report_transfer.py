@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,17 @@ SEARCHED = {"trial 2": 36, "trial 3": 30, "recipe": 24, "unregularized": 20}
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """A study whose finalists tell so many of 40 images right, with either seed."""
     enter(monkeypatch, tmp_path)
-    store = open_storage(f"sqlite:///{tmp_path}/optuna.db")
-    found = Ledger(tiny_config(tmp_path, *TWO), store)
+    with final(tmp_path, SEARCHED) as found:
+        yield found
+
+
+@contextmanager
+def final(folder: Path, right: Mapping[str, int]) -> Iterator[Ledger]:
+    """A study of which the finalists tell so many images right."""
+    store = open_storage(f"sqlite:///{folder}/optuna.db")
+    found = Ledger(tiny_config(folder, *TWO), store)
     remember_settings(found)
-    train(searched(found), SEARCHED)
+    train(searched(found), right)
     yield found
     store.close()
 

@@ -88,32 +88,3 @@ class BookStore(PatientStorage):
                 for trial_id, given in attrs.items()
                 for key, value in given.items()
             )
-
-    @contextmanager
-    def gathered_params(self) -> Iterator[None]:
-        """What Optuna writes of a trial's parameters inside is one transaction at the end."""
-        gathered: list[tuple[Any, ...]] = []
-        self.mode.gathered = gathered
-        try:
-            yield
-        finally:
-            self.mode.gathered = None
-        if gathered:
-            self._write_params(gathered)
-
-    def _set_trial_param(self, *args: Any) -> None:
-        gathered = getattr(self.mode, "gathered", None)
-        if gathered is None:
-            self._write_params([args])
-        else:
-            gathered.append(args)
-
-    @persistent
-    def _write_params(self, params: list[tuple[Any, ...]]) -> None:
-        """As Optuna writes them; those that are there already stay as they are."""
-        model = models.TrialParamModel
-        with self._transaction() as session:
-            for trial_id, name, *rest in params:
-                there = session.query(model.param_id).filter_by(trial_id=trial_id, param_name=name)
-                if there.first() is None:
-                    self._set_trial_param_without_commit(session, trial_id, name, *rest)
