@@ -43,14 +43,14 @@ class Search:
         self.start()
 
     def start(self) -> None:
-        self.log = Path("run.log").open("a")  # noqa: SIM115 - `finish` and `kill` close it
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", "run", *self.arguments],
-            env=environment(**self.env),
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,
-        )
+        with Path("run.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline", "run", *self.arguments],
+                env=environment(**self.env),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def is_over(self) -> bool:
         return self.process.poll() is not None
@@ -67,7 +67,6 @@ class Search:
         with suppress(ProcessLookupError):  # it has ended
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self.log.close()
 
 
 def trials(store_url: str = STORE, study: str = "tiny") -> list[FrozenTrial]:

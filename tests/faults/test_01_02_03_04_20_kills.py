@@ -71,11 +71,11 @@ def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     seed = int(os.environ.get("REGSEARCH_TEST_SEED", time.time_ns() % 100_000))
     print(f"REGSEARCH_TEST_SEED={seed}")
     write_tiny(workspace)
-    search, done = play_havoc(
-        random.Random(seed), arguments(num_trials, workers), num_trials, kills, group_kills
+    search, done, num_trials = play_havoc(
+        random.Random(seed), num_trials, workers, kills, group_kills
     )
     assert search.finish(600) == 0, Path("run.log").read_text()[-3000:]
-    print(f"killed {done['worker']} workers and {done['group']} groups")
+    print(f"killed {done['worker']} workers and {done['group']} groups; {num_trials} trials")
     assert done == {"worker": kills, "group": group_kills}
     check_the_study(num_trials)
     check_resumed()
@@ -86,20 +86,22 @@ def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
 
 
 def play_havoc(
-    chance: random.Random, given: list[str], num_trials: int, kills: int, group_kills: int
-) -> tuple[Search, Counter[str]]:
+    chance: random.Random, num_trials: int, workers: int, kills: int, group_kills: int
+) -> tuple[Search, Counter[str], int]:
     """Kill so many workers and whole groups at random moments, and start the latter anew.
 
-    A moment is so many epochs of the study, and a little later: by the clock, a fast machine would
-    be done before its last kill. All lie in the first half, for pruning leaves epochs out.
+    A moment is so many epochs of the study, in its first half, and a little later. A study that was
+    quicker than its killer goes on to more trials: how many it has in the end is told, too.
     """
-    search, done = Search(given), Counter[str]()
+    search, done = Search(arguments(num_trials, workers)), Counter[str]()
     moments = sorted(chance.sample(range(1, num_trials * NUM_EPOCHS // 2), kills))
     groups_at = set(chance.sample(range(1, kills), group_kills))
     for moment in moments:
-        wait_until(lambda moment=moment: num_epochs() >= moment)
-        while kill_a_worker(chance) is None:
-            assert not search.is_over(), Path("run.log").read_text()[-3000:]
+        while num_epochs() < moment or kill_a_worker(chance) is None:
+            if search.is_over():
+                assert search.finish() == 0, Path("run.log").read_text()[-3000:]
+                num_trials += workers
+                search = Search(arguments(num_trials, workers))
             time.sleep(chance.uniform(0.0, 0.05))
         done["worker"] += 1
         if done["worker"] in groups_at:
@@ -107,7 +109,7 @@ def play_havoc(
             search.kill()
             done["group"] += 1
             search.start()
-    return search, done
+    return search, done, num_trials
 
 
 def num_epochs() -> int:
