@@ -143,6 +143,7 @@ def run_study(folder: Path, device: str, quick: bool) -> str:
             "data.kind": "image_folder",
             "study.trials": trials,
             "training.epochs": epochs,
+            "study.pruner.warmup_epochs": min(5, epochs - 1),
         }
         text = _with_changes(space.read_text(encoding="utf-8"), changes)
         Path(place, "space.yaml").write_text(text, encoding="utf-8")
