@@ -48,6 +48,7 @@ def regsearch(setting: Setting) -> tuple[int, float]:
         "training": {"epochs": setting.epochs, "batch_size": BATCH_SIZE},
         "lr_schedule": {"kind": "constant"},
         "augmentation": {"strength": 1.0},
+        "finalists": {"count": 0},  # nobody else trains any again
         "search": SEARCH,
     }
     Path("space.yaml").write_text(yaml.safe_dump(space, sort_keys=False), encoding="utf-8")

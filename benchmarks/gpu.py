@@ -15,24 +15,29 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.results import publish
+
+if TYPE_CHECKING:
+    from benchmarks.cases import Case
 
 NOTES = """\
 Images: {folder} (32x32). The net is the default `vgg` (width 64), the augmentation crop, flip,
 rotation and colour jitter, the precision what `auto` means there. *Epoch*: seconds of training
 alone, median of {epochs} after the first. *25 epochs*: everything from the first weights to the
 best ones, capture and compilation included, with early stopping off; the tutorial and the tuned
-DataLoader are timed for {few} epochs, and compared by seconds an epoch. *Side by side*: images/s of
-so many processes on the one GPU over that of one. *Study*: `regsearch run` as a program, 100 trials
+DataLoader are timed for {few} epochs, and compared by seconds an epoch. *Trainings on one GPU*:
+images/s of so many trainings over that of one; processes by the clock, all that the host does
+included, streams by their updates, the fused net by its forward and backward pass. *Study*: `regsearch run` as a program, 100 trials
 of 25 epochs, median pruning, all of {folder}."""
 
 ENGINES: tuple[Literal["eager", "captured", "compiled"], ...] = ("eager", "captured", "compiled")
-PARTS = ("tests", "ceiling", "epochs", "training", "loaders", "side_by_side", "overhead", "study")
+PARTS = ("tests", "ceiling", "epochs", "training", "loaders", "sharing", "overhead", "study")
 LIMITS_SEC = {"tests": 90, "ceiling": 30, "epochs": 90, "training": 90, "loaders": 90,
-              "side_by_side": 60, "overhead": 60, "study": 330}  # fmt: skip
+              "sharing": 90, "overhead": 60, "study": 330}  # fmt: skip
 TOTAL_SEC, MIN_SEC = 520.0, 5.0
+SHARED_BY = (2, 4)
 
 Row = dict[str, Any]
 
@@ -165,15 +170,27 @@ def loaders(folder: Path, device: str, quick: bool) -> None:
         _tell(f"epoch, {name} DataLoader", f"{theirs:.2f} s, {theirs / ours:.1f}x of captured")
 
 
-def side_by_side(folder: Path, device: str, quick: bool) -> None:
-    """Several processes on one GPU."""
-    from benchmarks.gpu_training import CASES, together
+def sharing(folder: Path, device: str, quick: bool) -> None:
+    """Several trainings on one GPU."""
+    from benchmarks.gpu_sharing import fused, processes, streams
+    from benchmarks.gpu_training import CASES, images
 
-    for case in CASES:
-        alone = together(1, case, folder, device, quick)
-        for count in (2, 4):
-            gain = together(count, case, folder, device, quick) / alone
-            _tell(f"side by side, batch {case.batch_size}, {count} processes", f"{gain:.2f}x")
+    splits = images(folder, quick)
+    ways: dict[str, Callable[[int, Case], float]] = {
+        "streams": lambda count, case: streams(count, case, splits, device),
+        "one fused net": lambda count, case: fused(count, case, device),
+        "processes": lambda count, case: processes(count, case, folder, device, quick),
+    }
+    for name, together in ways.items():
+        for case in CASES:
+            what = f"trainings on one GPU, batch {case.batch_size}, {name}"
+            try:
+                alone = together(1, case)
+                gains = {count: together(count, case) / alone for count in SHARED_BY}
+            except RuntimeError as error:
+                _tell(what, f"can't be had: {(str(error).splitlines() or ['?'])[0]}")
+                continue
+            _tell(what, ", ".join(f"{count}: {gain:.2f}x" for count, gain in gains.items()))
 
 
 def overhead(folder: Path, device: str, quick: bool) -> None:  # noqa: ARG001

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -48,6 +47,20 @@ def train(
     Raises:
         RuntimeError: the engine can't be had there.
     """
+    def each_epoch(_: int, metrics: Mapping[str, float]) -> None:
+        report(metrics["epoch_sec"])
+
+    return trainer_by(engine, case, splits, device, num_epochs).fit(each_epoch)
+
+
+def trainer_by(
+    engine: Engine, case: Case, splits: Splits, device: str, num_epochs: int
+) -> Trainer:
+    """A training by an engine, from its start.
+
+    Raises:
+        RuntimeError: the engine can't be had there.
+    """
     where = torch.device(device)
     data = DeviceData.from_splits(splits, where, seed=0)
     dtype = resolve_precision("auto", where)
@@ -59,14 +72,8 @@ def train(
         if where.type == "cuda":
             raise RuntimeError(note)
 
-    steps = Steps(data, engine, refuse)
-    shared = steps.get(case.net, model, recipe, Structure.of(recipe))
-    trainer = Trainer(model, data, recipe, METRIC, TrialSeeds.of(0, 0), shared)
-
-    def each_epoch(_: int, metrics: Mapping[str, float]) -> None:
-        report(metrics["epoch_sec"])
-
-    return trainer.fit(each_epoch)
+    shared = Steps(data, engine, refuse).get(case.net, model, recipe, Structure.of(recipe))
+    return Trainer(model, data, recipe, METRIC, TrialSeeds.of(0, 0), shared)
 
 
 def dataloader_epochs(
@@ -96,37 +103,6 @@ def dataloader_epochs(
         loss.item()
         if epoch:
             yield time.perf_counter() - started
-
-
-def together(count: int, case: Case, folder: Path, device: str, quick: bool) -> float:
-    """Images per second of so many processes that train at once on one device."""
-    spawn = multiprocessing.get_context("spawn")
-    ready, rates = spawn.Barrier(count), spawn.SimpleQueue()
-    arguments = (case, folder, device, quick, ready, rates)
-    processes = [
-        spawn.Process(target=_one_of_several, args=arguments, daemon=True) for _ in range(count)
-    ]
-    for process in processes:
-        process.start()
-    total = sum(rates.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return float(total)
-
-
-def _one_of_several(
-    case: Case, folder: Path, device: str, quick: bool, ready: Any, rates: Any
-) -> None:
-    splits = images(folder, quick)
-    seconds: list[float] = []
-
-    def report(an_epoch: float) -> None:
-        seconds.append(an_epoch)
-        if len(seconds) == 1:
-            ready.wait(timeout=60)  # the first epoch captures
-
-    train(case, splits, device, "captured", 2 if quick else 4, report)
-    rates.put(len(seconds[1:]) * len(splits.train) / sum(seconds[1:]))
 
 
 def run_study(folder: Path, device: str, quick: bool) -> str:

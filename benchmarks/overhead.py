@@ -13,11 +13,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.filling import fill
 from benchmarks.results import publish
 from pipeline.config import RunConfig
+
+if TYPE_CHECKING:
+    from pipeline.study.ledger import Ledger
 
 NOTES = """\
 Time that is not training. Above: workers whose training reports its epochs at once, side by side on
@@ -33,6 +36,7 @@ WORKERS = (1, 4, 8)
 FINISHED = (100, 1_000, 10_000)
 EPOCHS = (1, 11)
 WIDTH, IMAGES, REPEATS = 64, 2_560, 7
+START_SEC = 120.0
 
 SPACE = """
 study: {{name: overhead, trials: {trials}, metric: validation/accuracy}}
@@ -87,14 +91,18 @@ def _trial_sec(num_workers: int, trials_each: int, epochs: int) -> float:
         space = SPACE.format(trials=num_workers * trials_each, width=WIDTH, epochs=epochs)
         Path(place, "space.yaml").write_text(space, encoding="utf-8")
         spawn = multiprocessing.get_context("spawn")
-        ready, go = spawn.Barrier(num_workers + 1), spawn.SimpleQueue()
-        workers = [spawn.Process(target=_work, args=(place, ready, go)) for _ in range(num_workers)]
+        ready, done = spawn.Barrier(num_workers + 1), spawn.Queue()
+        workers = [
+            spawn.Process(target=_work, args=(place, ready, done)) for _ in range(num_workers)
+        ]
         for worker in workers:
             worker.start()
-        ready.wait()
-        times = [go.get() for _ in range(num_workers)]
+        ready.wait(START_SEC)
         for worker in workers:
             worker.join()
+        if any(worker.exitcode for worker in workers):
+            raise RuntimeError("a worker has failed; it has told why on stderr")
+        times = [done.get() for _ in range(num_workers)]
         return float(median(second for each in times for second in each))
 
 
@@ -123,7 +131,12 @@ def _work(place: str, ready: Any, done: Any) -> None:
 
     def fit(trainer: Trainer, report: Callable[[int, Mapping[str, float]], None]) -> FitResult:
         epochs = trainer.recipe.training.epochs
-        metrics = {"validation/accuracy": float(torch.rand(())), "validation/loss": 1.0}
+        accuracy = float(torch.rand(()))
+        metrics = {
+            "validation/accuracy": accuracy,
+            "train/clean_accuracy": accuracy,
+            "validation/loss": 1.0,
+        }
         for epoch in range(1, epochs + 1):
             report(epoch, metrics)
         return FitResult(epochs, metrics, epochs, epochs)
@@ -135,7 +148,7 @@ def _work(place: str, ready: Any, done: Any) -> None:
     stores = (CheckpointStore(ledger.uuid), WeightStore(ledger.uuid))
     runner = TrialRunner(config, data, ledger, journal, *stores, worker="worker")
     times: list[float] = []
-    ready.wait()
+    ready.wait(START_SEC)
     started = time.perf_counter()
     while (claim := ledger.claim()) is not None:
         runner.run(claim)
@@ -177,7 +190,7 @@ def _grown(size: int) -> dict[str, Any]:
     return row
 
 
-def _one_trial(ledger: Any) -> tuple[float, float]:
+def _one_trial(ledger: Ledger) -> tuple[float, float]:
     """Seconds of sampling and of the rest, for what a worker asks of the ledger."""
     sampling = 0.0
     sample = ledger.space.sample
@@ -194,9 +207,10 @@ def _one_trial(ledger: Any) -> tuple[float, float]:
     object.__setattr__(ledger.space, "sample", timed)
     claim = ledger.claim()
     object.__delattr__(ledger.space, "sample")
+    assert claim is not None, "the study is over"
     for epoch in range(1, 6):
         ledger.report(claim, epoch, 0.5)
-    ledger.would_be_kept(0.5)
+    ledger.keeps_weights(claim, 0.5)
     ledger.complete(claim, 0.5)
     ledger.is_over()
     return sampling, time.perf_counter() - started - sampling

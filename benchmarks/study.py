@@ -33,7 +33,8 @@ AdamW, {images} training images of {folder}, random crop, flip, rotation and col
 weight decay and learning rate are searched by TPE, median pruning after one epoch from the fourth
 trial on; every epoch is scored on the same {validation} validation images and told to MLflow (Ray
 Tune: to its own logger). Everything counts: imports, calibration, tracking, and with regsearch also
-the two baselines, which are never pruned, and the registration of three models.
+the two baselines, which are never pruned, and the registration of three models; finalists are not
+trained again, as nobody else does it.
 *Optuna + MLflow*: their examples put together, one trial after another, with a DataLoader of 2
 workers.
 *Ray Tune*: a trial a core, each with a DataLoader of its own process.

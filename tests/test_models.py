@@ -52,6 +52,20 @@ def test_the_default_vgg_has_the_parameters_counted_by_hand() -> None:
     assert num_parameters(model) == convolutions + norms + head == 3_249_098
 
 
+def test_a_vgg_block_gives_the_numbers_of_one_whose_relu_is_before_the_pooling() -> None:
+    ours = small("vgg")[0].train()
+    (convolution, norm, relu), (second, second_norm), pool, *_ = ours
+    usual = nn.Sequential(convolution, norm, relu, second, second_norm, nn.ReLU(), pool)
+    images = torch.randn(4, 3, 8, 8).bfloat16().float()  # as coarse as the least precise training
+    found = []
+    for block in (ours, usual):
+        answers = block(images)
+        gradients = torch.autograd.grad(answers.square().sum(), list(convolution.parameters()))
+        found.append((answers, *gradients))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert found[0][0].min() == 0  # ReLU has something to do, also on whole windows
+
+
 def test_a_resnet_has_the_parameters_counted_by_hand() -> None:
     def block(inputs: int, outputs: int) -> int:
         shortcut = inputs * outputs + 2 * outputs if inputs != outputs else 0

@@ -33,13 +33,16 @@ def convolution(inputs: int, outputs: int, norm: Norm, size: int = 3, stride: in
     return nn.Conv2d(inputs, outputs, size, stride, padding, bias=norm == "none")
 
 
-def conv_norm_relu(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> nn.Sequential:
+def conv_norm(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> nn.Sequential:
     """3x3: (N, inputs, H, W) to (N, outputs, ceil(H / stride), ceil(W / stride))."""
     return nn.Sequential(
-        convolution(inputs, outputs, norm, stride=stride),
-        norm_layer(norm, outputs),
-        nn.ReLU(inplace=True),
+        convolution(inputs, outputs, norm, stride=stride), norm_layer(norm, outputs)
     )
+
+
+def conv_norm_relu(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> nn.Sequential:
+    """The same, and what is above 0 of it."""
+    return conv_norm(inputs, outputs, norm, stride).append(nn.ReLU(inplace=True))
 
 
 class ResidualBlock(nn.Module):
@@ -57,8 +60,7 @@ class ResidualBlock(nn.Module):
         self.residual = nn.Sequential(
             conv_norm_relu(inputs, outputs, norm, stride),
             spatial_dropout(),
-            convolution(outputs, outputs, norm),
-            norm_layer(norm, outputs),
+            *conv_norm(outputs, outputs, norm),
             skip,
         )
         self.shortcut: nn.Module = nn.Identity()

@@ -58,11 +58,13 @@ class VggSettings(ModelSettings):
         """(N, inputs, H, W) to (N, outputs, H // 2, W // 2)."""
         from torch import nn
 
-        from pipeline.models.layers import conv_norm_relu
+        from pipeline.models.layers import conv_norm, conv_norm_relu
 
+        # ReLU after the pooling gives the same numbers as before it, on a quarter of the pixels.
         return nn.Sequential(
             conv_norm_relu(inputs, outputs, self.norm),
-            conv_norm_relu(outputs, outputs, self.norm),
+            conv_norm(outputs, outputs, self.norm),
             nn.MaxPool2d(2),
+            nn.ReLU(inplace=True),
             spatial_dropout(),
         )

@@ -11,6 +11,7 @@ from pipeline.study.baselines import Baseline
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Claim:
         params: what it has for every searched setting, changed or not.
         baseline: which baseline it is, if it is one.
         tags: what else MLflow shows of it.
+        so_far: what the store has of it; what this process reports is added, and nobody else writes
+            to it.
         reported_epochs: how many epochs the earlier attempts have reported.
         last_epoch: the epoch after which it ends, on the schedule of all; None for its end.
     """
@@ -38,6 +41,7 @@ class Claim:
     seed: int | str
     overrides: Mapping[str, Scalar]
     params: Mapping[str, Scalar | None]
+    so_far: FrozenTrial
     baseline: Baseline | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     reported_epochs: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import optuna
@@ -211,6 +212,7 @@ class Ledger(Trials):
             seed=self.seed_of(frozen),
             overrides=overrides,
             params=params,
+            so_far=deepcopy(frozen),
             baseline=frozen.user_attrs.get(BASELINE),
             tags=self.tags_of(frozen),
             reported_epochs=max(frozen.intermediate_values, default=0),
@@ -265,15 +267,17 @@ class Ledger(Trials):
         an epoch that an earlier attempt of it has passed, nor one that is audited.
         """
         self.store.report(claim.trial._trial_id, claim.owner, epoch, value)
+        trial = claim.so_far
+        trial.intermediate_values[epoch] = value
         if claim.baseline is not None or epoch <= claim.reported_epochs:
             return False
         # Not `trial.should_prune()`: Optuna's handle knows only what was reported through it.
-        trial = self.store.get_trial(claim.trial._trial_id)
         if would_prune(trial) is not None or not self.study.pruner.prune(self.study, trial):
             return False
         if not self._audits(claim.number):
             return True
         self.store.mark(claim.trial._trial_id, claim.owner, {WOULD_PRUNE: epoch})
+        trial.user_attrs[WOULD_PRUNE] = epoch
         return False
 
     def _audits(self, number: int) -> bool:
@@ -295,7 +299,7 @@ class Ledger(Trials):
 
     def prune(self, claim: Claim, attrs: Mapping[str, Any] = _NOTHING) -> None:
         """As in Optuna, a pruned trial's value is the last that it reported."""
-        reported = self.store.get_trial(claim.trial._trial_id).intermediate_values
+        reported = claim.so_far.intermediate_values
         values = [reported[max(reported)]] if reported else []
         self._finish(claim, TrialState.PRUNED, values, attrs)
 
