@@ -1,0 +1,146 @@
+"""Several trainings on one GPU, three ways: processes, streams of one process, one fused net.
+
+Each gives images per second of all of them together, to be held against one alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.cases import Case
+from benchmarks.gpu_training import images, train, trainer_by
+from pipeline.datasets import Splits
+from pipeline.training.precision import resolve_precision
+
+UPDATES, ROUNDS = 60, 3
+PROCESS_EPOCHS = 4
+
+
+def processes(count: int, case: Case, folder: Path, device: str, quick: bool) -> float:
+    """Processes that share nothing but the GPU: what `--workers N --device cuda:0` starts.
+
+    From the end of their first epochs, scoring and all that the host does included.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ready, rates = spawn.Barrier(count), spawn.SimpleQueue()
+    arguments = (case, folder, device, quick, ready, rates)
+    members = [spawn.Process(target=_member, args=arguments, daemon=True) for _ in range(count)]
+    for member in members:
+        member.start()
+    total = sum(rates.get() for _ in members)
+    for member in members:
+        member.join()
+    return float(total)
+
+
+def _member(case: Case, folder: Path, device: str, quick: bool, ready: Any, rates: Any) -> None:
+    splits, ends = images(folder, quick), list[float]()
+
+    def report(_: float) -> None:
+        if not ends:
+            ready.wait(timeout=60)  # the first epoch captures
+        ends.append(time.perf_counter())
+
+    train(case, splits, device, "captured", 2 if quick else 1 + PROCESS_EPOCHS, report)
+    rates.put((len(ends) - 1) * len(splits.train) / (ends[-1] - ends[0]))
+
+
+def streams(count: int, case: Case, splits: Splits, device: str) -> float:
+    """Captured steps of one process, each on a stream of its own, launched in turns.
+
+    Raises:
+        RuntimeError: the device has no streams.
+    """
+    if not device.startswith("cuda"):
+        raise RuntimeError("there are streams on CUDA devices alone")
+    trainers = [trainer_by("captured", case, splits, device, 1) for _ in range(count)]
+    own = [torch.cuda.Stream(device) for _ in trainers]  # type: ignore[no-untyped-call]
+    updates = min(UPDATES, trainers[0].steps_per_epoch)
+    for trainer in trainers:
+        trainer.model.train()
+        trainer.epoch = 1
+        trainer.begin_epoch()
+
+    def work() -> None:
+        for trainer in trainers:
+            trainer.step.rewind()
+        torch.cuda.synchronize(device)
+        for _ in range(updates):
+            for trainer, stream in zip(trainers, own, strict=True):
+                with torch.cuda.stream(stream):
+                    trainer.run_step()
+
+    return count * updates * case.batch_size / _seconds(work, device)
+
+
+def fused(count: int, case: Case, device: str) -> float:
+    """One net of `count` times the channels, whose groups are the trainings: forward and backward
+    pass alone, and so at best what a whole step could gain."""
+    net = _Pack(count, case.width).to(device).to(memory_format=torch.channels_last)
+    dtype = resolve_precision("auto", torch.device(device))
+    batch = torch.rand(case.batch_size, 3 * count, 32, 32, device=device)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (case.batch_size * count,), device=device)
+
+    def work() -> None:
+        for _ in range(UPDATES if device.startswith("cuda") else 1):
+            with torch.autocast(
+                batch.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False
+            ):
+                logits = net(batch)
+            loss = F.cross_entropy(logits.float(), labels)
+            torch.autograd.grad(loss, list(net.parameters()))
+
+    run = UPDATES if device.startswith("cuda") else 1
+    return count * run * case.batch_size / _seconds(work, device)
+
+
+class _Pack(nn.Module):
+    """The default `vgg` so many times, by grouped convolutions: (N, 3 * count, 32, 32) to
+    (N * count, 10)."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.count = count
+
+        def convolution(inputs: int, outputs: int) -> list[nn.Module]:
+            grouped = nn.Conv2d(
+                inputs * count, outputs * count, 3, padding=1, bias=False, groups=count
+            )
+            return [grouped, nn.BatchNorm2d(outputs * count), nn.ReLU(inplace=True)]
+
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
+            layers += [*convolution(inputs, outputs), *convolution(outputs, outputs)]
+            layers.append(nn.MaxPool2d(2))
+        self.blocks = nn.Sequential(*layers)
+        self.hidden = nn.Parameter(torch.randn(count, 4 * width * 16, 512) / 64)
+        self.output = nn.Parameter(torch.randn(count, 512, 10) / 23)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.blocks(x)
+        apart = features.reshape(len(x), self.count, -1).transpose(0, 1)
+        hidden = torch.bmm(apart, self.hidden.to(apart.dtype)).relu()
+        logits = torch.bmm(hidden, self.output.to(hidden.dtype))
+        return logits.transpose(0, 1).reshape(-1, 10)
+
+
+def _seconds(work: Callable[[], None], device: str) -> float:
+    """The fastest of several rounds, after one that does not count."""
+    best = float("inf")
+    for turn in range(1 + ROUNDS):
+        started = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        if turn:
+            best = min(best, time.perf_counter() - started)
+    return best
