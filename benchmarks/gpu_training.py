@@ -47,15 +47,14 @@ def train(
     Raises:
         RuntimeError: the engine can't be had there.
     """
+
     def each_epoch(_: int, metrics: Mapping[str, float]) -> None:
         report(metrics["epoch_sec"])
 
     return trainer_by(engine, case, splits, device, num_epochs).fit(each_epoch)
 
 
-def trainer_by(
-    engine: Engine, case: Case, splits: Splits, device: str, num_epochs: int
-) -> Trainer:
+def trainer_by(engine: Engine, case: Case, splits: Splits, device: str, num_epochs: int) -> Trainer:
     """A training by an engine, from its start.
 
     Raises:

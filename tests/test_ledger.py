@@ -189,6 +189,22 @@ def test_baselines_are_never_pruned(tmp_path: Path) -> None:
     assert ledger.report(third, 1, 0.1) is True
 
 
+def test_successive_halving_asks_at_its_rungs_alone(tmp_path: Path) -> None:
+    rule = "pruner: {kind: successive_halving, min_epochs: 1, reduction_factor: 2}"
+    text = TINY.replace("pruner: {kind: none}", rule).replace("epochs: 2", "epochs: 8")
+    ledger = open_ledger(tmp_path, "study.audit_fraction=0", text=text)
+    for _ in baselines(ledger.config):
+        ledger.complete(claimed(ledger), 0.5)
+    first, second = claimed(ledger), claimed(ledger)
+    # Rungs at the epochs 1, 2 and 4. At epoch 3 the second is far worse than the first was at any
+    # rung, and isn't asked.
+    assert not any(ledger.report(first, epoch, 0.4) for epoch in (1, 2, 3, 4))
+    assert not any(
+        ledger.report(second, epoch, value) for epoch, value in enumerate((0.6, 0.6, 0.1), 1)
+    )
+    assert ledger.report(second, 4, 0.1)
+
+
 def test_a_pruned_trials_value_is_its_last_report(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     claim = claimed(ledger)

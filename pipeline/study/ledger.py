@@ -272,6 +272,8 @@ class Ledger(Trials):
         if claim.baseline is not None or epoch <= claim.reported_epochs:
             return False
         # Not `trial.should_prune()`: Optuna's handle knows only what was reported through it.
+        if self.config.study.pruner.marks_trials:
+            trial.system_attrs = self.store.get_trial(trial._trial_id).system_attrs
         if would_prune(trial) is not None or not self.study.pruner.prune(self.study, trial):
             return False
         if not self._audits(claim.number):

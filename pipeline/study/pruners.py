@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 class PrunerSettings(Settings, ABC):
     """What all pruners share."""
+
+    marks_trials: ClassVar[bool] = False
+    """Whether Optuna's pruner keeps notes with the trial, which it reads at the next epoch."""
 
     @abstractmethod
     def build(self, num_epochs: int) -> BasePruner:
@@ -95,6 +98,8 @@ class PatientSettings(_RankSettings):
 class HyperbandSettings(PrunerSettings):
     """Hyperband (https://arxiv.org/abs/1603.06560): several successive halvings side by side."""
 
+    marks_trials: ClassVar[bool] = True
+
     kind: Literal["hyperband"]
     min_epochs: Annotated[int, Field(ge=1)] = 1
     """The fewest epochs a trial gets."""
@@ -109,6 +114,8 @@ class HyperbandSettings(PrunerSettings):
 
 class SuccessiveHalvingSettings(PrunerSettings):
     """Asynchronous successive halving (https://arxiv.org/abs/1810.05934)."""
+
+    marks_trials: ClassVar[bool] = True
 
     kind: Literal["successive_halving"]
     min_epochs: Annotated[int, Field(ge=1)] = 1
