@@ -78,12 +78,19 @@ def gpu(
     data: Images,
     quick: Quick = False,
     device: Annotated[str, typer.Option(help="cuda, or cpu to try the benchmark itself.")] = "cuda",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PART", help="This part alone; may be given several times."),
+    ] = None,
     out: Out = None,
 ) -> None:
     """All figures of a GPU machine in one table, within nine minutes."""
-    from benchmarks.gpu import run
+    from benchmarks.gpu import PARTS, run
 
-    run(quick=quick, folder=data, device=device, out=out)
+    unknown = sorted(set(only or ()) - set(PARTS))
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: the parts are {', '.join(PARTS)}")
+    run(quick=quick, folder=data, device=device, out=out, only=only or ())
 
 
 if __name__ == "__main__":

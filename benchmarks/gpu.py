@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,26 +27,29 @@ Images: {folder} (32x32). The net is the default `vgg` (width 64), the augmentat
 rotation and colour jitter, the precision what `auto` means there. *Epoch*: seconds of training
 alone, median of {epochs} after the first. *25 epochs*: everything from the first weights to the
 best ones, capture and compilation included, with early stopping off; the tutorial and the tuned
-DataLoader are timed for {few} epochs, and compared by seconds an epoch. *Trainings on one GPU*:
-images/s of so many trainings over that of one; processes by the clock, all that the host does
-included, streams by their updates, the fused net by its forward and backward pass. *Study*: `regsearch run` as a program, 100 trials
-of 25 epochs, median pruning, all of {folder}."""
+DataLoader are timed for {few} epochs, and compared by seconds an epoch. *Step*: an
+update of the recipe of `search_spaces/cifar.yaml`, by the step that all of its trials share.
+*Trainings on one GPU*: images/s of so many trainings over that of one; processes by the clock, all
+that the host does included, streams by their updates, the fused net by its forward and backward
+pass. *Study*: `regsearch run` as a program, 100 trials of 25 epochs, median pruning, all of
+{folder}; finalists are not trained again."""
 
 ENGINES: tuple[Literal["eager", "captured", "compiled"], ...] = ("eager", "captured", "compiled")
-PARTS = ("tests", "ceiling", "epochs", "training", "loaders", "sharing", "overhead", "study")
-LIMITS_SEC = {"tests": 90, "ceiling": 30, "epochs": 90, "training": 90, "loaders": 90,
-              "sharing": 90, "overhead": 60, "study": 330}  # fmt: skip
+LIMITS_SEC = {"tests": 90, "ceiling": 30, "step": 60, "epochs": 120, "training": 90,
+              "loaders": 90, "sharing": 120, "overhead": 60, "study": 330}  # fmt: skip
+PARTS = tuple(LIMITS_SEC)
 TOTAL_SEC, MIN_SEC = 520.0, 5.0
 SHARED_BY = (2, 4)
+LINES_OF_FAILURE = 3
 
 Row = dict[str, Any]
 
 
-def run(quick: bool, folder: Path, device: str, out: Path | None) -> None:
-    """Run every part, and publish what they found."""
+def run(quick: bool, folder: Path, device: str, out: Path | None, only: Sequence[str] = ()) -> None:
+    """Run every part, or those that are named, and publish what they found."""
     name = _name(device)
     began, rows = time.monotonic(), list[Row]()
-    for part in PARTS:
+    for part in only or PARTS:
         left = TOTAL_SEC - (time.monotonic() - began)
         for row in _run_part(part, [str(folder), device, str(int(quick))], left):
             print(f"{row['what']}: {row['value']}", flush=True)
@@ -69,8 +72,8 @@ def _run_part(part: str, arguments: list[str], left_sec: float) -> list[Row]:
     )
     try:
         told, complaints = process.communicate(timeout=limit)
-        failure = (complaints.strip().splitlines() or ["no message"])[-1]
-        problem = f"failed: {failure}" if process.returncode else ""
+        failure = " / ".join(complaints.strip().splitlines()[-LINES_OF_FAILURE:])
+        problem = f"failed: {failure or 'no message'}" if process.returncode else ""
     except subprocess.TimeoutExpired:
         problem = f"not done within {limit:.0f} s"
         with suppress(ProcessLookupError):
@@ -112,6 +115,31 @@ def ceiling(folder: Path, device: str, quick: bool) -> None:  # noqa: ARG001
     from benchmarks.ceiling import measure_ceiling
 
     _tell("ceiling", str(measure_ceiling(device)))
+
+
+def step(folder: Path, device: str, quick: bool) -> None:
+    """What an update is made of, and which of its parts might be had for less."""
+    from benchmarks.gpu_step import candidates, kernels, milliseconds, parts
+    from benchmarks.gpu_training import images, study_trainer
+
+    splits, batch_size = images(folder, quick), 512
+    for engine in ENGINES:
+        what = f"step, batch {batch_size}, {engine}"
+        try:
+            trainer = study_trainer(engine, batch_size, folder, splits, device)
+        except RuntimeError as error:
+            _tell(what, f"can't be had: {(str(error).splitlines() or ['?'])[0]}")
+            continue
+        _tell(what, f"{milliseconds(trainer):.2f} ms")
+        if engine == "captured":  # its kernels are the eager one's
+            continue
+        for place, (name, taken, launches) in enumerate(kernels(trainer), start=1):
+            value = f"{taken:,.0f} us in {launches:.0f} launches: {name[:90]}"
+            _tell(f"step, {engine}, kernel {place}", value)
+        if engine == "eager":
+            for told in (parts, candidates):
+                for name, taken in told(trainer):
+                    _tell(f"step, {name}", f"{taken:.3f} ms")
 
 
 def epochs(folder: Path, device: str, quick: bool) -> None:

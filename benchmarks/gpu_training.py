@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,15 +18,19 @@ from torch.nn import functional as F
 from benchmarks.cases import AUGMENTATIONS, Case, load_images
 from benchmarks.loops import METRIC, net_of, pil_loader, recipe_of
 from pipeline.calibration import Precision
+from pipeline.config import RunConfig
 from pipeline.config.space_file import load_space
 from pipeline.datasets import Splits, load_splits
 from pipeline.seeding import TrialSeeds
+from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
 from pipeline.training.engine import Engine, Steps
 from pipeline.training.loop import FitResult, Trainer
 from pipeline.training.precision import resolve_precision
 from pipeline.training.structure import Structure
 
+SUMMED_UP = re.compile(r"\d+ of \d+ trials finished|pruning ")
+"""The lines of a run's summary that are quoted."""
 CASES = tuple(Case(64, list(AUGMENTATIONS)[-1], batch_size) for batch_size in (128, 512))
 
 
@@ -104,39 +109,70 @@ def dataloader_epochs(
             yield time.perf_counter() - started
 
 
+def study_trainer(
+    engine: Engine, batch_size: int, folder: Path, splits: Splits, device: str
+) -> Trainer:
+    """A training of `search_spaces/cifar.yaml`'s recipe, by the step that its trials share.
+
+    Raises:
+        RuntimeError: the engine can't be had there.
+    """
+
+    def refuse(note: str) -> None:
+        if device.startswith("cuda"):
+            raise RuntimeError(note)
+
+    with TemporaryDirectory(prefix="space-") as place:
+        config = study_config(folder, Path(place), {"training.batch_size": batch_size})
+    config = config.with_overrides({"training.engine": engine})
+    data = DeviceData.from_splits(splits, torch.device(device), seed=0)
+    return Trainers(config, data, refuse).make(config, seed=0)
+
+
+def study_config(folder: Path, place: Path, changes: Mapping[str, object]) -> RunConfig:
+    """`search_spaces/cifar.yaml` with these images and changes, written to `place`/space.yaml."""
+    text = Path("search_spaces/cifar.yaml").read_text(encoding="utf-8")
+    own = {"data.root": folder.resolve(), "data.kind": "image_folder"}
+    path = place / "space.yaml"
+    path.write_text(_with_changes(text, own | dict(changes)), encoding="utf-8")
+    return load_space(path, []).config
+
+
 def run_study(folder: Path, device: str, quick: bool) -> str:
     """`regsearch run` on search_spaces/cifar.yaml with these images: its time and its result.
 
-    The images are decoded before it starts.
+    The images are decoded before it starts. Finalists are not trained again.
     """
-    space = Path("search_spaces/cifar.yaml").resolve()
     trials, epochs = (3, 2) if quick else (100, 25)
     with TemporaryDirectory(prefix="study-") as place:
-        changes = {
-            "data.root": folder.resolve(),
+        changes: dict[str, object] = {
             "data.cache": f"{place}/cache",
-            "data.kind": "image_folder",
             "study.trials": trials,
             "training.epochs": epochs,
             "study.pruner.warmup_epochs": min(5, epochs - 1),
+            "finalists.count": 0,
         }
-        text = _with_changes(space.read_text(encoding="utf-8"), changes)
-        Path(place, "space.yaml").write_text(text, encoding="utf-8")
-        data = load_space(Path(place, "space.yaml"), []).config
-        load_splits(data.data, data.study.seed)
+        if quick:
+            changes["data.train_images"] = 1_024
+        config = study_config(folder, Path(place), changes)
+        load_splits(config.data, config.study.seed)
         command = [sys.executable, "-m", "pipeline", "run", "space.yaml", "--device", device]
-        environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *_extra()])}
         started = time.perf_counter()
         done = subprocess.run(
             command, cwd=place, env=environment, capture_output=True, text=True, check=False
         )
         seconds = time.perf_counter() - started
-    told = [
-        line for line in done.stdout.splitlines() if "trials finished" in line or "pruning" in line
-    ]
+    told = [line for line in done.stdout.splitlines() if SUMMED_UP.match(line)]
     if done.returncode:
-        raise RuntimeError(done.stderr[-2000:] + done.stdout[-500:])
-    return f"{seconds:.0f} s; " + "; ".join(told[-2:])
+        raise RuntimeError(f"{done.stdout[-500:]}\n{done.stderr[-2000:]}")
+    return f"{seconds:.0f} s; " + "; ".join(told)
+
+
+def _extra() -> list[str]:
+    """Where else this process finds packages; relative folders would be others in the study's."""
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [str(Path(path).resolve()) for path in paths if path]
 
 
 def _with_changes(space: str, changes: Mapping[str, object]) -> str:
@@ -148,6 +184,6 @@ def _with_changes(space: str, changes: Mapping[str, object]) -> str:
         *sections, key = path.split(".")
         place = content
         for section in sections:
-            place = place[section]
+            place = place.setdefault(section, {})
         place[key] = yaml.safe_load(str(value))
     return str(yaml.safe_dump(content, sort_keys=False))

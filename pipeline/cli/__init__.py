@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from pipeline import __version__
 from pipeline.cli.books import doctor, status, sync
 from pipeline.cli.findings import bounds, report, reproduce
 from pipeline.cli.registered import evaluate, ui
@@ -30,9 +31,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        print(f"regsearch {version('regsearch')}")
+        print(f"regsearch {__version__}")
         raise typer.Exit
 
 

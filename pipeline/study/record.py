@@ -12,6 +12,7 @@ import optuna
 import yaml
 from pydantic import ValidationError
 
+from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.config.space_file import Space
 from pipeline.errors import UserError
@@ -23,8 +24,9 @@ _SETTINGS = "regsearch.settings"
 
 def versions() -> dict[str, str]:
     """Of everything that a result depends on."""
-    packages = ("regsearch", "torch", "torchvision", "optuna", "mlflow", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    own = {"python": platform.python_version(), "regsearch": __version__}  # installed or not
+    packages = ("torch", "torchvision", "optuna", "mlflow", "numpy")
+    return own | {name: version(name) for name in packages}
 
 
 def remember(

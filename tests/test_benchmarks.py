@@ -1,0 +1,61 @@
+"""The benchmarks run on the code of today: what they time is not asserted here."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu, overhead
+from benchmarks.cases import load_images
+from benchmarks.gpu_sharing import _Pack
+from benchmarks.gpu_step import candidates, kernels, parts
+from benchmarks.gpu_training import study_trainer
+
+
+def test_a_worker_without_training_ends_its_trials(capfd: pytest.CaptureFixture[str]) -> None:
+    assert overhead._trial_sec(num_workers=1, trials_each=3, epochs=1) > 0
+    assert "Error" not in capfd.readouterr().err
+
+
+def test_the_stores_growth_is_measured_on_trials_that_were_filled_in() -> None:
+    row = overhead._grown(5)
+    assert row[""] == "5 finished trials"
+    assert int(row["ms a trial"]) > 0
+
+
+def test_a_step_of_the_example_space_is_taken_apart(tmp_path: Path) -> None:
+    splits = load_images(None, 24, 8)
+    trainer = study_trainer("eager", 8, tmp_path, splits, "cpu")
+    structure = trainer.step.structure
+    assert structure.mixes  # it has what any trial of the study may need
+    assert structure.averages
+    found = dict(chain(parts(trainer), candidates(trainer)))
+    assert {"batch and augmentation", "net", "update", "AdamW, torch's kernel"} <= set(found)
+    longest, *others = [taken for _, taken, _ in kernels(trainer)]
+    assert longest >= max(others) > 0
+
+
+def test_a_fused_net_keeps_its_trainings_apart() -> None:
+    pack = _Pack(count=2, width=4).eval()
+    images = torch.rand(3, 6, 32, 32)
+    answers = pack(images)
+    assert answers.shape == (6, 10)
+    changed = images.clone()
+    changed[:, 3:] = 0  # the second training's images
+    same = torch.isclose(pack(changed), answers).all(dim=1)
+    assert same.tolist() == [True, False] * 3
+
+
+def test_a_part_that_fails_has_a_row_that_says_so(tmp_path: Path) -> None:
+    rows = gpu._run_part("study", [str(tmp_path / "nowhere"), "cpu", "1"], left_sec=60)
+    assert rows[-1]["what"] == "study"
+    assert "failed" in rows[-1]["value"]
+
+
+def test_a_part_for_which_no_time_is_left_is_not_begun(tmp_path: Path) -> None:
+    assert gpu._run_part("tests", [str(tmp_path), "cpu", "1"], left_sec=1.0) == [
+        {"what": "tests", "value": "no time was left"}
+    ]
