@@ -56,7 +56,7 @@ def test_the_file_has_the_better_bounds_and_the_users_comments(
     (dropout,) = (line for line in text.splitlines() if DROPOUT in line)
     assert dropout.startswith(f"  {DROPOUT}:          {{type: float, low: ")  # columns stay
     assert "# dropout's own remark; was 0 to 0.3: the best trials lie at its upper edge" in dropout
-    assert "# was searched, 0 to 0.2: 60 trials show no effect of it" in text
+    assert "# was searched, 0 to 0.2: no effect of it can be told from 60 trials" in text
 
 
 def test_the_file_warm_starts_from_the_study(study: Ledger) -> None:

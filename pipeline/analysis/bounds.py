@@ -217,7 +217,7 @@ class _Doctor:
     def _irrelevant(self, path: str) -> BoundsFinding:
         """Fixed at its off value, or the best trial's; searched on where neither is possible."""
         one = self.views.clearest(path)
-        text = f"{one.num_trials} trials show no effect of it"
+        text = f"no effect of it can be told from {one.num_trials} trials"
         for value in self._values_to_fix(path, one):
             if self.next.fix(path, value):
                 return BoundsFinding(path, "does_not_matter", text, fixed=value)
