@@ -109,6 +109,10 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     plan = make_plan(config, splits, ledger, devices, options.num_workers)
     for line in remember(ledger, space, _dataset(config, splits), _tags(plan)):
         view.note(line)
+    batch_size, num_images = config.training.batch_size, len(splits.train)
+    if batch_size > num_images:
+        words = f"with {num_images} training images, an update takes all of them"
+        view.note(f"training.batch_size is {batch_size}: {words}")
     mirror = open_mirror(ledger)
     status: StudyStatus = "FAILED"
     patience_sec = 2 * AWAY_SEC

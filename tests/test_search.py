@@ -243,6 +243,14 @@ def test_a_time_limit_starts_no_further_trial(workspace: Path) -> None:
     assert not outcome.succeeded
 
 
+def test_a_batch_of_more_images_than_there_are_is_told(workspace: Path) -> None:
+    console = Console(record=True, width=100, file=io.StringIO())
+    space = tiny_space(workspace, "training.batch_size=512")
+    run_search(space, Options(timeout_sec=0), LogView(console))
+    told = " ".join(console.export_text().split())
+    assert "training.batch_size is 512: with 100 training images, an update takes all" in told
+
+
 def test_failures_in_a_row_stop_the_search(workspace: Path) -> None:
     """With a learning rate at which every training ends in numbers that are none."""
     outcome, printed = search(
