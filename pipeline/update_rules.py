@@ -91,9 +91,11 @@ class Adamw(UpdateRule):
         _, beta1, beta2, eps = self._numbers.values()
         self._mean.lerp_(gradient, 1 - beta1)
         self._square.lerp_(gradient.square(), 1 - beta2)
-        step_size = learning_rate / (1 - beta1**self._num_updates)
+        # The moments' bias is corrected in the scalars: each pass over the vector is a kernel.
         correction = (1 - beta2**self._num_updates).sqrt()
-        self.values.sub_(step_size * self._mean / (self._square.sqrt() / correction + eps))
+        step_size = learning_rate * correction / (1 - beta1**self._num_updates)
+        way = self._mean / self._square.sqrt().add_(eps * correction)
+        self.values.addcmul_(way, -step_size)
 
     def _descend_in_kernel(self, gradient: Tensor, learning_rate: Tensor) -> None:
         _, beta1, beta2, eps = (float(number) for number in self._numbers.values())
@@ -132,8 +134,10 @@ class Sgd(UpdateRule):
     def _descend(self, gradient: Tensor, learning_rate: Tensor) -> None:
         momentum = self._numbers["momentum"]
         self._velocity.mul_(momentum).add_(gradient)
-        way = gradient + momentum * self._velocity if self._nesterov else self._velocity
-        self.values.sub_(learning_rate * way)
+        way = self._velocity
+        if self._nesterov:
+            way = torch.addcmul(gradient, self._velocity, momentum)
+        self.values.addcmul_(way, -learning_rate)
 
     def _state(self) -> dict[str, Tensor]:
         return {"velocity": self._velocity}
