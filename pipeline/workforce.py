@@ -6,6 +6,7 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
+from pipeline.checkpoints import CheckpointStore
 from pipeline.coordinator import Coordinator
 from pipeline.journal import JournalReader, JournalWriter, journal_folder
 from pipeline.progress import View
@@ -51,7 +52,17 @@ def run_workers(
         for index, device in enumerate(plan.devices)
     ]
     Coordinator(ledger, Pool([] if ledger.is_over() else jobs), journal, reader, view).watch()
+    _remove_left_over(ledger)
     failures = ledger.failures_in_a_row(forgiven)
     if len(failures) < ledger.config.study.max_consecutive_failures:
         return ""
     return str(failures[-1].user_attrs.get("regsearch.reason", ""))
+
+
+def _remove_left_over(ledger: Ledger) -> None:
+    """A worker that is killed just after it has settled a trial leaves the trial's checkpoint."""
+    checkpoints = CheckpointStore(ledger.uuid)
+    left = checkpoints.trials()
+    ended = {trial.number for trial in ledger.trials() if trial.state.is_finished()}
+    for number in ended.intersection(left):
+        checkpoints.remove(number)

@@ -18,6 +18,7 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from pipeline.answers import Answers
+from pipeline.checkpoints import CheckpointStore
 from pipeline.config.space_file import load_space
 from pipeline.datasets import ImageSet, load_splits
 from pipeline.errors import UserError
@@ -226,6 +227,15 @@ def test_running_again_adds_nothing_and_registers_nothing_twice(finished: Finish
     assert len(finished.runs("study")) == 1
     assert len(finished.runs("trial")) == 4
     assert len(finished.client.search_model_versions("name = 'tiny-cnn'")) == versions
+
+
+def test_a_checkpoint_that_a_killed_worker_left_is_removed(finished: Finished) -> None:
+    """As one does that is killed between a trial's end and the removal."""
+    (study,) = (finished.folder / "mlruns/journal").iterdir()  # named as its checkpoints are
+    checkpoints = CheckpointStore(study.name)
+    checkpoints.save(2, {"epoch": 2})
+    search(finished.folder)
+    assert checkpoints.trials() == []
 
 
 def test_more_trials_continue_the_study(finished: Finished) -> None:
