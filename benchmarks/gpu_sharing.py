@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from benchmarks.cases import Case
 from benchmarks.gpu_training import images, train, trainer_by
+from pipeline.calibration import lay_out, update
 from pipeline.datasets import Splits
+from pipeline.training.engine import captured
 from pipeline.training.precision import resolve_precision
 
 UPDATES, ROUNDS = 60, 3
@@ -28,17 +30,21 @@ def processes(count: int, case: Case, folder: Path, device: str, quick: bool) ->
     """Processes that share nothing but the GPU: what `--workers N --device cuda:0` starts.
 
     From the end of their first epochs, scoring and all that the host does included.
+
+    Raises:
+        RuntimeError: one of them failed.
     """
     spawn = multiprocessing.get_context("spawn")
-    ready, rates = spawn.Barrier(count), spawn.SimpleQueue()
+    ready, rates = spawn.Barrier(count), spawn.Queue()
     arguments = (case, folder, device, quick, ready, rates)
     members = [spawn.Process(target=_member, args=arguments, daemon=True) for _ in range(count)]
     for member in members:
         member.start()
-    total = sum(rates.get() for _ in members)
     for member in members:
         member.join()
-    return float(total)
+    if any(member.exitcode for member in members):
+        raise RuntimeError("a process has failed; it has told why on stderr")
+    return float(sum(rates.get() for _ in members))
 
 
 def _member(case: Case, folder: Path, device: str, quick: bool, ready: Any, rates: Any) -> None:
@@ -65,42 +71,43 @@ def streams(count: int, case: Case, splits: Splits, device: str) -> float:
     own = [torch.cuda.Stream(device) for _ in trainers]  # type: ignore[no-untyped-call]
     updates = min(UPDATES, trainers[0].steps_per_epoch)
     for trainer in trainers:
-        trainer.model.train()
-        trainer.epoch = 1
-        trainer.begin_epoch()
+        lay_out(trainer)
 
     def work() -> None:
-        for trainer in trainers:
-            trainer.step.rewind()
         torch.cuda.synchronize(device)
-        for _ in range(updates):
+        for index in range(updates):
             for trainer, stream in zip(trainers, own, strict=True):
                 with torch.cuda.stream(stream):
-                    trainer.run_step()
+                    update(trainer, index)
 
     return count * updates * case.batch_size / _seconds(work, device)
 
 
 def fused(count: int, case: Case, device: str) -> float:
-    """One net of `count` times the channels, whose groups are the trainings: forward and backward
-    pass alone, and so at best what a whole step could gain."""
-    net = _Pack(count, case.width).to(device).to(memory_format=torch.channels_last)
-    dtype = resolve_precision("auto", torch.device(device))
-    batch = torch.rand(case.batch_size, 3 * count, 32, 32, device=device)
+    """One net of `count` times the channels, whose groups are the trainings, captured where there
+    is a GPU: forward and backward pass alone, and so at best what a whole step could gain."""
+    where = torch.device(device)
+    net = _Pack(count, case.width).to(where).to(memory_format=torch.channels_last)
+    parameters = list(net.parameters())
+    dtype = resolve_precision("auto", where)
+    batch = torch.rand(case.batch_size, 3 * count, 32, 32, device=where)
     batch = batch.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(10, (case.batch_size * count,), device=device)
+    labels = torch.randint(10, (case.batch_size * count,), device=where)
+    enabled = dtype != torch.float32
+
+    def once() -> None:
+        with torch.autocast(where.type, dtype, enabled=enabled, cache_enabled=False):
+            logits = net(batch)
+        torch.autograd.grad(F.cross_entropy(logits.float(), labels), parameters)
+
+    on_gpu = where.type == "cuda"
+    run, times = (captured(once, where), UPDATES) if on_gpu else (once, 1)
 
     def work() -> None:
-        for _ in range(UPDATES if device.startswith("cuda") else 1):
-            with torch.autocast(
-                batch.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False
-            ):
-                logits = net(batch)
-            loss = F.cross_entropy(logits.float(), labels)
-            torch.autograd.grad(loss, list(net.parameters()))
+        for _ in range(times):
+            run()
 
-    run = UPDATES if device.startswith("cuda") else 1
-    return count * run * case.batch_size / _seconds(work, device)
+    return count * times * case.batch_size / _seconds(work, device)
 
 
 class _Pack(nn.Module):
@@ -115,12 +122,12 @@ class _Pack(nn.Module):
             grouped = nn.Conv2d(
                 inputs * count, outputs * count, 3, padding=1, bias=False, groups=count
             )
-            return [grouped, nn.BatchNorm2d(outputs * count), nn.ReLU(inplace=True)]
+            return [grouped, nn.BatchNorm2d(outputs * count)]
 
         layers: list[nn.Module] = []
         for inputs, outputs in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
-            layers += [*convolution(inputs, outputs), *convolution(outputs, outputs)]
-            layers.append(nn.MaxPool2d(2))
+            layers += [*convolution(inputs, outputs), nn.ReLU(inplace=True)]
+            layers += [*convolution(outputs, outputs), nn.MaxPool2d(2), nn.ReLU(inplace=True)]
         self.blocks = nn.Sequential(*layers)
         self.hidden = nn.Parameter(torch.randn(count, 4 * width * 16, 512) / 64)
         self.output = nn.Parameter(torch.randn(count, 512, 10) / 23)

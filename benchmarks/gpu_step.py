@@ -7,118 +7,74 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.calibration import lay_out, update
+from pipeline.training.engine import captured
 from pipeline.training.loop import Trainer
 from pipeline.training.step import TrainStep
 
-ROUNDS, UPDATES, WARM_UPS = 5, 40, 3
-PROFILED, MAX_KERNELS = 8, 15
+ROUNDS, UPDATES = 5, 40
+PROFILED, MAX_KERNELS, MAX_NAME = 8, 15, 110
+FILLING = ("void ", "at::native::", "(anonymous namespace)::", "at::")
+"""Parts of kernels' names that say nothing, and push out of sight what does."""
 
 
 def milliseconds(trainer: Trainer) -> float:
     """Of an update as it is run, the median of several rounds."""
-    _lay_out(trainer)
-    position = 0
+    lay_out(trainer)
+    index = 0
 
-    def update() -> None:
-        nonlocal position
-        if position % trainer.steps_per_epoch == 0:
-            trainer.step.rewind()
-        position += 1
-        trainer.run_step()
+    def next_update() -> None:
+        nonlocal index
+        update(trainer, index)
+        index += 1
 
-    return _milliseconds(update, trainer.device)
+    return _milliseconds(next_update, trainer.device)
 
 
 def parts(trainer: Trainer) -> Iterator[tuple[str, float]]:
     """The milliseconds of a step's parts, each captured by itself where there is a GPU."""
-    _lay_out(trainer)
+    lay_out(trainer)
     step = trainer.step
-    images, targets = step._batch()
+    images, targets = step.batch()
     gradients = tuple(torch.randn_like(p) / 1_000 for p in step.flat.parameters)
-    zero = torch.zeros((), device=step.device)
+    vector, rate = torch.randn_like(step.flat.values) / 1_000, torch.zeros((), device=step.device)
 
     def batch() -> None:
         step.rewind()
-        step._batch()
+        step.batch()
 
-    def net() -> None:
-        logits = _logits(step, images)
-        torch.autograd.grad(F.cross_entropy(logits, targets.labels), step.flat.parameters)
-
-    def update() -> None:
+    def end() -> None:
         step.rewind()
-        step.update(gradients, zero, zero)
+        step.update(gradients, rate, rate)
 
-    for name, part in (("batch and augmentation", batch), ("net", net), ("update", update)):
-        yield name, _milliseconds(_captured(part, step.device), step.device)
-
-
-def kernels(trainer: Trainer) -> Iterator[tuple[str, float, float]]:
-    """The kernels that take longest: name, microseconds an update, launches an update."""
-    from torch.profiler import ProfilerActivity, profile
-
-    _lay_out(trainer)
-    on_gpu = trainer.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    trainer.run_step()
-    with profile(activities=activities) as watched:
-        for _ in range(PROFILED):
-            trainer.step.rewind()
-            trainer.run_step()
-        _wait(trainer.device)
-    found = [
-        (event.key, event.self_device_time_total if on_gpu else event.self_cpu_time_total, event)
-        for event in watched.key_averages()
-        if not on_gpu or str(event.device_type).endswith("CUDA")
-    ]
-    found.sort(key=lambda entry: -entry[1])
-    for name, microseconds, event in found[:MAX_KERNELS]:
-        yield name, microseconds / PROFILED, event.count / PROFILED
+    works: dict[str, Callable[[], None]] = {
+        "batch and augmentation": batch,
+        "net, forward and backward": partial(_pass, step, images, targets.labels),
+        "all after the backward pass": end,
+        "of that, the optimizer's rule": lambda: step.rule(vector, rate),
+    }
+    for name, work in works.items():
+        yield name, _milliseconds(_as_graph(work, step.device), step.device)
 
 
 def candidates(trainer: Trainer) -> Iterator[tuple[str, float]]:
-    """Milliseconds of what is not done now: to be held against `parts`.
-
-    The net with its first layer's channels padded to 4 and 8, and with cuDNN's own choice among its
-    algorithms; AdamW's update by torch's fused kernel, whose betas a capture repeats for ever.
-    """
-    _lay_out(trainer)
+    """Milliseconds of what is not done now: the first convolution with its channels padded to 4 and
+    8, and AdamW by torch's fused kernel, whose betas a capture would repeat for ever."""
+    lay_out(trainer)
     step = trainer.step
-    images, targets = step._batch()
+    images, _ = step.batch()
     first = next(m for m in step.model.modules() if isinstance(m, nn.Conv2d))
-
-    def padded(channels: int) -> Callable[[], None]:
-        extra = channels - first.in_channels
-        filters = F.pad(first.weight.detach(), (0, 0, 0, 0, 0, extra)).requires_grad_()
-        inputs = F.pad(images, (0, 0, 0, 0, 0, extra)).contiguous(memory_format=torch.channels_last)
-
-        def work() -> None:
-            with torch.autocast(step.device.type, step.dtype, cache_enabled=False):
-                outputs = F.conv2d(inputs, filters, padding=first.padding)
-            torch.autograd.grad(outputs.float().sum(), filters)
-
-        return work
-
     for channels in (first.in_channels, 4, 8):
-        work = _captured(padded(channels), step.device)
-        yield f"first convolution, {channels} channels", _milliseconds(work, step.device)
-
-    def net() -> None:
-        logits = _logits(step, images)
-        torch.autograd.grad(F.cross_entropy(logits, targets.labels), step.flat.parameters)
-
-    torch.backends.cudnn.benchmark = True
-    yield (
-        "net, cuDNN's choice measured",
-        _milliseconds(_captured(net, step.device), step.device),
-    )
-    torch.backends.cudnn.benchmark = False
+        work = _first_convolution(step, first, images, channels)
+        name = f"first convolution, {channels} channels, forward and backward"
+        yield name, _milliseconds(_as_graph(work, step.device), step.device)
     values, gradient, mean, square = torch.rand(4, len(step.flat.values), device=step.device)
     count, rate = torch.zeros(2, device=step.device).unbind()
 
@@ -129,39 +85,56 @@ def candidates(trainer: Trainer) -> Iterator[tuple[str, float]]:
             amsgrad=False, maximize=False,
         )  # fmt: skip
 
-    yield "AdamW, torch's kernel", _milliseconds(_captured(fused, step.device), step.device)
+    yield "AdamW by torch's kernel", _milliseconds(_as_graph(fused, step.device), step.device)
 
 
-def _logits(step: TrainStep, images: torch.Tensor) -> torch.Tensor:
-    with torch.autocast(
-        step.device.type,
-        step.dtype,
-        enabled=step.dtype != torch.float32,
-        cache_enabled=False,
-    ):
-        logits: torch.Tensor = step.model(images)
-    return logits.float()
+def kernels(trainer: Trainer) -> Iterator[tuple[str, float, float]]:
+    """The kernels that take longest: name, microseconds an update, launches an update."""
+    from torch.profiler import ProfilerActivity, profile
+
+    lay_out(trainer)
+    on_gpu = trainer.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    update(trainer, 0)
+    with profile(activities=activities, acc_events=True) as watched:
+        for index in range(PROFILED):
+            update(trainer, index)
+        _wait(trainer.device)
+    found = [
+        (event.key, event.self_device_time_total if on_gpu else event.self_cpu_time_total, event)
+        for event in watched.key_averages()
+        if not on_gpu or str(event.device_type).endswith("CUDA")
+    ]
+    found.sort(key=lambda entry: -entry[1])
+    for name, microseconds, event in found[:MAX_KERNELS]:
+        for filling in FILLING:
+            name = name.replace(filling, "")
+        yield name[:MAX_NAME], microseconds / PROFILED, event.count / PROFILED
 
 
-def _lay_out(trainer: Trainer) -> None:
-    trainer.model.train()
-    trainer.epoch = 1
-    trainer.begin_epoch()
+def _pass(step: TrainStep, images: Tensor, labels: Tensor) -> None:
+    torch.autograd.grad(F.cross_entropy(step.logits(images), labels), step.flat.parameters)
 
 
-def _captured(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    if device.type != "cuda":
-        return work
-    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UPS):
-            work()
-    torch.cuda.current_stream(device).wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
+def _first_convolution(
+    step: TrainStep, first: nn.Conv2d, images: Tensor, channels: int
+) -> Callable[[], None]:
+    """Forward and backward of a net's first layer, with channels of nothing added to the images."""
+    padding = (0, 0, 0, 0, 0, channels - first.in_channels)
+    filters = F.pad(first.weight.detach(), padding).to(step.dtype).requires_grad_()
+    inputs = F.pad(images, padding).to(step.dtype)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    pull = torch.randn_like(F.conv2d(inputs, filters, padding=first.padding))
+
+    def work() -> None:
+        outputs = F.conv2d(inputs, filters, padding=first.padding)
+        torch.autograd.grad(outputs, filters, pull)
+
+    return work
+
+
+def _as_graph(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    return captured(work, device) if device.type == "cuda" else work
 
 
 def _milliseconds(work: Callable[[], None], device: torch.device) -> float:

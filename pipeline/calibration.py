@@ -172,34 +172,35 @@ def fastest(images_per_sec: dict[int, float]) -> int:
 
 def _images_per_sec(trainer: Trainer, threads: int) -> float:
     torch.set_num_threads(threads)
-    _lay_out(trainer)
+    lay_out(trainer)
     started, num_updates = time.perf_counter(), 0
     while (seconds := time.perf_counter() - started) < ROUND_SEC:
-        _update(trainer, num_updates)
+        update(trainer, num_updates)
         num_updates += 1
     return num_updates * trainer.batch_size / seconds
 
 
 def _gpu_images_per_sec(trainer: Trainer) -> float:
-    _lay_out(trainer)
+    lay_out(trainer)
     for _ in range(2):  # the first round warms up
         torch.cuda.synchronize(trainer.device)
         started = time.perf_counter()
         for index in range(GPU_UPDATES):
-            _update(trainer, index)
+            update(trainer, index)
         torch.cuda.synchronize(trainer.device)
         seconds = time.perf_counter() - started
     return GPU_UPDATES * trainer.batch_size / seconds
 
 
-def _lay_out(trainer: Trainer) -> None:
+def lay_out(trainer: Trainer) -> None:
     """An epoch, for updates that go round in it."""
     trainer.model.train()
     trainer.epoch = 1
     trainer.begin_epoch()
 
 
-def _update(trainer: Trainer, index: int) -> None:
+def update(trainer: Trainer, index: int) -> None:
+    """The update of that index, from 0, of an epoch that begins anew at its end."""
     if index % trainer.steps_per_epoch == 0:
         trainer.step.rewind()
     trainer.run_step()

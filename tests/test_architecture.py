@@ -67,7 +67,8 @@ def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "pipeline":
-            found |= {f"pipeline.{alias.name}" for alias in node.names}
+            names = {alias.name for alias in node.names} - {"__version__"}
+            found |= {f"pipeline.{name}" for name in names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline."):
             found.add(str(node.module))
         elif isinstance(node, ast.Import):

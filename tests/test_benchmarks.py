@@ -33,7 +33,8 @@ def test_a_step_of_the_example_space_is_taken_apart(tmp_path: Path) -> None:
     assert structure.mixes  # it has what any trial of the study may need
     assert structure.averages
     found = dict(chain(parts(trainer), candidates(trainer)))
-    assert {"batch and augmentation", "net", "update", "AdamW, torch's kernel"} <= set(found)
+    assert {"batch and augmentation", "AdamW by torch's kernel"} <= set(found)
+    assert found["net, forward and backward"] > found["of that, the optimizer's rule"] > 0
     longest, *others = [taken for _, taken, _ in kernels(trainer)]
     assert longest >= max(others) > 0
 

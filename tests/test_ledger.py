@@ -189,20 +189,24 @@ def test_baselines_are_never_pruned(tmp_path: Path) -> None:
     assert ledger.report(third, 1, 0.1) is True
 
 
-def test_successive_halving_asks_at_its_rungs_alone(tmp_path: Path) -> None:
-    rule = "pruner: {kind: successive_halving, min_epochs: 1, reduction_factor: 2}"
-    text = TINY.replace("pruner: {kind: none}", rule).replace("epochs: 2", "epochs: 8")
-    ledger = open_ledger(tmp_path, "study.audit_fraction=0", text=text)
+@pytest.mark.parametrize("kind", ["successive_halving", "hyperband"])
+def test_halving_asks_at_its_rungs_alone(tmp_path: Path, kind: str) -> None:
+    rule = f"pruner: {{kind: {kind}, min_epochs: 1, reduction_factor: 2}}"
+    text = TINY.replace("pruner: {kind: none}", rule).replace("epochs: 2", "epochs: 4")
+    ledger = open_ledger(tmp_path, "study.audit_fraction=0", "study.trials=40", text=text)
     for _ in baselines(ledger.config):
         ledger.complete(claimed(ledger), 0.5)
-    first, second = claimed(ledger), claimed(ledger)
-    # Rungs at the epochs 1, 2 and 4. At epoch 3 the second is far worse than the first was at any
-    # rung, and isn't asked.
-    assert not any(ledger.report(first, epoch, 0.4) for epoch in (1, 2, 3, 4))
-    assert not any(
-        ledger.report(second, epoch, value) for epoch, value in enumerate((0.6, 0.6, 0.1), 1)
-    )
-    assert ledger.report(second, 4, 0.1)
+    pruned_at = []
+    for best in range(60, 80, 2):  # Hyperband's brackets have rungs at 1, 2 and 4, or 2 and 4, or 4
+        good, bad = claimed(ledger), claimed(ledger)
+        assert not any(ledger.report(good, epoch, best / 100) for epoch in (1, 2, 3, 4))
+        ledger.complete(good, best / 100)
+        # The best of all at the first rungs, the worst of all at epoch 3, where there is none.
+        curve = {1: (best + 1) / 100, 2: (best + 1) / 100, 3: 0.1, 4: 0.1}
+        pruned_at.append(next((e for e, value in curve.items() if ledger.report(bad, e, value)), 0))
+        ledger.prune(bad)
+    assert 4 in pruned_at
+    assert 3 not in pruned_at
 
 
 def test_a_pruned_trials_value_is_its_last_report(tmp_path: Path) -> None:
@@ -338,6 +342,24 @@ def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None
         ledger.give_back(claim, "its process died")
     (failed,) = ledger.trials(TrialState.FAIL)
     assert "10 attempts ended without a new epoch" in failed.user_attrs[REASON]
+
+
+def test_a_resumed_trial_is_judged_by_all_of_its_epochs(tmp_path: Path) -> None:
+    rule = "pruner: {kind: patient, patience_epochs: 1, startup_trials: 1, warmup_epochs: 0}"
+    text = TINY.replace("pruner: {kind: none}", rule).replace("epochs: 2", "epochs: 8")
+    ledger = open_ledger(tmp_path, "study.audit_fraction=0", text=text)
+    for _ in baselines(ledger.config):
+        steady = claimed(ledger)
+        for epoch in range(1, 9):
+            ledger.report(steady, epoch, 0.9)
+        ledger.complete(steady, 0.9)
+    first = claimed(ledger)
+    assert not ledger.report(first, 1, 0.5)
+    assert not ledger.report(first, 2, 0.4)
+    ledger.give_back(first, "its process died")
+    again = claimed(ledger)
+    assert again.number == first.number
+    assert ledger.report(again, 3, 0.4)  # for two epochs it has fallen short of its best, the first
 
 
 def test_a_trial_that_gets_further_each_time_is_never_given_up(tmp_path: Path) -> None:

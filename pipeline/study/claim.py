@@ -28,8 +28,8 @@ class Claim:
         params: what it has for every searched setting, changed or not.
         baseline: which baseline it is, if it is one.
         tags: what else MLflow shows of it.
-        so_far: what the store has of it; what this process reports is added, and nobody else writes
-            to it.
+        so_far: its curve and attributes as the store has them, for the pruner. What this process
+            reports is added; nobody else writes to it.
         reported_epochs: how many epochs the earlier attempts have reported.
         last_epoch: the epoch after which it ends, on the schedule of all; None for its end.
     """

@@ -129,11 +129,6 @@ class FollowUp(Ledger):
         """Whether nothing waits or runs."""
         return not self.trials(TrialState.WAITING, TrialState.RUNNING)
 
-    def report(self, claim: Claim, epoch: int, value: float) -> bool:
-        """As of any trial; none is pruned."""
-        self.store.report(claim.trial._trial_id, claim.owner, epoch, value)
-        return False
-
     def keeps_weights(self, claim: Claim, value: float) -> bool:  # noqa: ARG002 - the ledger's
         return self.keeps
 

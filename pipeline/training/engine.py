@@ -6,6 +6,7 @@ import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -74,9 +75,8 @@ class Steps:
         if key not in self._steps:
             while len(self._steps) >= MAX_STEPS:
                 self._steps.popitem(last=False)
-            try:
-                built = self._build(model, recipe, structure, dtype)
-            except torch.OutOfMemoryError:  # the others' graphs keep their memory
+            built = self._built_if_it_fits(model, recipe, structure, dtype)
+            if built is None:  # the others' graphs keep their memory
                 self.let_go()
                 built = self._build(model, recipe, structure, dtype)
             self._steps[key] = built
@@ -93,6 +93,16 @@ class Steps:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def _built_if_it_fits(
+        self, model: nn.Module, recipe: Recipe, structure: Structure, dtype: torch.dtype
+    ) -> tuple[TrainStep, Run] | None:
+        """None when memory runs out: by then nothing holds the step that didn't fit, as the error
+        that tells of it would."""
+        try:
+            return self._build(model, recipe, structure, dtype)
+        except torch.OutOfMemoryError:
+            return None
+
     def _build(
         self, model: nn.Module, recipe: Recipe, structure: Structure, dtype: torch.dtype
     ) -> tuple[TrainStep, Run]:
@@ -107,7 +117,8 @@ class Steps:
             except torch.OutOfMemoryError:
                 raise  # it says nothing about the engine
             except RuntimeError as error:  # torch's, of the compiler or the CUDA graph
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
+                self._steps.clear()  # a capture that failed leaves others' chance in it
                 next_best = self._next_best()
                 how = "runs op by op" if next_best == "eager" else f"is {next_best} instead"
                 self.note(f"the training step can't be {self.engine} here, and {how}: {reason}")
@@ -151,24 +162,62 @@ def capture(step: TrainStep) -> Run:
     Raises:
         RuntimeError: the step does something that can't be captured, such as wait for the device.
     """
-    with torch.cuda.device(step.device):
+    return captured(step, step.device, rehearse=lambda: _rehearse(step), rewind=step.rewind)
+
+
+def captured(
+    work: Run, device: torch.device, rehearse: Run | None = None, rewind: Run = lambda: None
+) -> Run:
+    """Work on a CUDA device as one graph, after it was done a few times.
+
+    Args:
+        work: what it makes and keeps for itself lives as long as what is returned.
+        rehearse: how it is done before the capture, if not as itself.
+        rewind: called between the two.
+
+    Raises:
+        RuntimeError: it can't be captured.
+    """
+    with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
+        before = torch.cuda.current_stream()
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
+        aside.wait_stream(before)
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):
-                _rehearse(step)
-        torch.cuda.current_stream().wait_stream(aside)
-        step.rewind()
+                (rehearse or work)()
+        before.wait_stream(aside)
+        rewind()
         try:
-            with torch.cuda.graph(graph):
-                step()
-        except RuntimeError:
+            # On a stream of its own: graphs that share one share cuBLAS's workspace, too.
+            with torch.cuda.graph(graph, stream=aside):
+                work()
+        except RuntimeError as error:
+            torch.cuda.set_stream(before)  # torch 2.11 stays on the capture's when its end fails
             # torch 2.10 leaves the generator in a capture that has failed: give it a new state.
             stream = torch.cuda.default_generators[torch.cuda.current_device()]
-            stream.graphsafe_set_state(torch.Generator(step.device).graphsafe_get_state())
+            stream.graphsafe_set_state(torch.Generator(device).graphsafe_get_state())
+            if isinstance(error.__context__, RuntimeError):  # what ended the capture, not its end
+                raise error.__context__ from None
             raise
-    return graph.replay
+    return _Replay(graph, work)
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """A graph, with what it was captured from: it knows addresses alone."""
+
+    graph: torch.cuda.CUDAGraph
+    work: Run
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
+def first_line(error: Exception) -> str:
+    """The line of an error that tells; of the compiler's, which wrap one, the wrapped one's."""
+    cause = getattr(error, "inner_exception", error)
+    return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
 def _rehearse(step: TrainStep) -> None:

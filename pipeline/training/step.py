@@ -166,7 +166,14 @@ class TrainStep:
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Data loss and accuracy on the next batch, 0-d float32."""
-        images, targets = self._batch()
+        images, targets = self.batch()
+        logits = self.logits(images)
+        data_loss = targets.mean(lambda y: smoothed_cross_entropy(logits, y, self._smoothing))
+        answers = logits.detach().argmax(dim=1)
+        return data_loss, targets.mean(lambda y: (answers == y).float())
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The net's answers (N, K) float32 to normalised images (N, C, H, W)."""
         # Each weight is used once a step: a cache of the cast ones would only outlive a capture.
         with torch.autocast(
             self.device.type,
@@ -174,11 +181,8 @@ class TrainStep:
             enabled=self.dtype != torch.float32,
             cache_enabled=False,
         ):
-            logits = self.model(images)
-        logits = logits.float()
-        data_loss = targets.mean(lambda y: smoothed_cross_entropy(logits, y, self._smoothing))
-        answers = logits.detach().argmax(dim=1)
-        return data_loss, targets.mean(lambda y: (answers == y).float())
+            logits: Tensor = self.model(images)
+        return logits.float()
 
     @torch.no_grad()
     def update(self, gradients: tuple[Tensor, ...], data_loss: Tensor, accuracy: Tensor) -> None:
@@ -224,7 +228,7 @@ class TrainStep:
         self.augmentation_stream.set_state(state["augmentation_stream"])
         self.mixing_stream.set_state(state["mixing_stream"])
 
-    def _batch(self) -> tuple[Tensor, Targets]:
+    def batch(self) -> tuple[Tensor, Targets]:
         """The augmented, normalised and mixed images (N, C, H, W) float, and their targets."""
         split = self.data.train
         indices = self._row(self._order)

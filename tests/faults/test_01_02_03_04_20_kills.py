@@ -44,15 +44,16 @@ from tests.spaces import tiny_config, write_tiny
 
 NUM_EPOCHS = 30
 SETTINGS = (
-    f"training.epochs={NUM_EPOCHS}",
     "training.early_stopping.patience=100",
     "study.checkpoint_sec=0.0",
     "training.precision=float32",  # else bfloat16 on machines where that was measured to be faster
 )
 
 
-def arguments(num_trials: int, workers: int) -> list[str]:
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+def arguments(
+    num_trials: int, workers: int, epochs: str = f"training.epochs={NUM_EPOCHS}"
+) -> list[str]:
+    settings = [word for setting in (epochs, *SETTINGS) for word in ("--set", setting)]
     return ["tiny.yaml", "--trials", str(num_trials), "--workers", str(workers), *settings]
 
 
@@ -143,7 +144,7 @@ def check_resumed() -> None:
 
 def check_curves(folder: Path) -> None:
     """Row 4: a trial that was killed has, to the last bit, the curve of one that was not."""
-    config = tiny_config(folder, *SETTINGS)
+    config = tiny_config(folder, f"training.epochs={NUM_EPOCHS}", *SETTINGS)
     torch.set_num_threads(1)
     splits = load_splits(config.data, config.study.seed)
     data = DeviceData.from_splits(splits, torch.device("cpu"), config.study.seed)
@@ -208,7 +209,7 @@ def test_row_20_what_a_crash_left_open_is_told_by_status_and_closed_by_doctor(
     workspace: Path,
 ) -> None:
     write_tiny(workspace)
-    search = Search(arguments(8, 1))
+    search = Search(arguments(8, 1, "training.epochs=3000"))  # killed in it, not after it
     wait_until(lambda: any(t.intermediate_values for t in trials()))
     told = regsearch("status", "tiny")
     search.kill()
