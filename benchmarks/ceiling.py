@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import Case
+from benchmarks.timing import rounds_of
 from pipeline.models import build_model
 from pipeline.regularizers import RegularizationSettings
 from pipeline.training.precision import resolve_precision
@@ -49,8 +48,8 @@ def measure_ceiling(device: str = "cpu") -> Ceiling:
     left, right = torch.rand(2, side, side, device=where).to(dtype)
     source = torch.zeros(num_bytes, dtype=torch.uint8, device=where)
     target = torch.empty_like(source)
-    product = _fastest(lambda: torch.mm(left, right), where)
-    copy = _fastest(lambda: target.copy_(source), where)
+    product = min(rounds_of(lambda: torch.mm(left, right), where, ROUNDS))
+    copy = min(rounds_of(lambda: target.copy_(source), where, ROUNDS))
     return Ceiling(2 * side**3 / product, 2 * num_bytes / copy, dtype)
 
 
@@ -60,19 +59,3 @@ def forward_flops(case: Case) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.zeros(2, 3, 32, 32))
     return float(counter.get_total_flops()) / 2
-
-
-def _fastest(work: Callable[[], object], device: torch.device) -> float:
-    best = float("inf")
-    for _ in range(ROUNDS):
-        _wait(device)
-        started = time.perf_counter()
-        work()
-        _wait(device)
-        best = min(best, time.perf_counter() - started)
-    return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

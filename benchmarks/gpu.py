@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.results import publish
 
 if TYPE_CHECKING:
     from benchmarks.cases import Case
+    from pipeline.training.engine import Engine
+    from pipeline.training.loop import Trainer
 
 NOTES = """\
 Images: {folder} (32x32). The net is the default `vgg` (width 64), the augmentation crop, flip,
@@ -34,7 +36,6 @@ that the host does included, streams by their updates without dropout, the fused
 and backward pass. *Study*: `regsearch run` as a program, 100 trials of 25 epochs, median pruning,
 all of {folder}; finalists are not trained again."""
 
-Engine = Literal["eager", "captured", "compiled"]
 ENGINES: tuple[Engine, ...] = ("eager", "captured", "compiled")
 LIMITS_SEC = {"tests": 90, "ceiling": 30, "step": 120, "study": 400, "epochs": 120, "training": 90,
               "loaders": 90, "overhead": 60, "cudnn": 60, "sharing": 120}  # fmt: skip
@@ -103,6 +104,12 @@ def _tell(what: str, value: str) -> None:
     print(json.dumps({"what": what, "value": value}), flush=True)
 
 
+def _tell_why_not(what: str, error: RuntimeError) -> None:
+    from pipeline.training.engine import first_line
+
+    _tell(what, f"can't be had: {first_line(error)}")
+
+
 def tests(folder: Path, device: str, quick: bool) -> None:  # noqa: ARG001
     """The tests that need a GPU, in one process."""
     files = [str(p) for p in Path("tests").rglob("test_*.py") if "mark.gpu" in p.read_text("utf-8")]
@@ -128,13 +135,14 @@ def step(folder: Path, device: str, quick: bool) -> None:
     from benchmarks.gpu_step import candidates, kernels, milliseconds, parts
     from benchmarks.gpu_training import images, study_trainer
 
-    splits, trainers = images(folder, quick), dict[Engine, Any]()
+    splits = images(folder, quick)
+    trainers: dict[Engine, Trainer] = {}
     for engine in ENGINES:
         what = f"step, batch {BATCH_SIZE}, {engine}"
         try:
             trainers[engine] = study_trainer(engine, BATCH_SIZE, folder, splits, device)
         except RuntimeError as error:
-            _tell(what, f"can't be had: {(str(error).splitlines() or ['?'])[0]}")
+            _tell_why_not(what, error)
             continue
         _tell(what, f"{milliseconds(trainers[engine]):.2f} ms")
     for told in (parts, candidates):
@@ -182,7 +190,7 @@ def epochs(folder: Path, device: str, quick: bool) -> None:
                 share = per_image * rate / best.flops_per_sec
                 _tell(what, f"{median(seconds[1:]):.3f} s ({rate:,.0f} images/s, {share:.0%})")
             except RuntimeError as error:
-                _tell(what, f"can't be had: {(str(error).splitlines() or ['?'])[0]}")
+                _tell_why_not(what, error)
 
 
 def training(folder: Path, device: str, quick: bool) -> None:
@@ -236,7 +244,7 @@ def sharing(folder: Path, device: str, quick: bool) -> None:
                 alone = together(1, case)
                 gains = {count: together(count, case) / alone for count in SHARED_BY}
             except RuntimeError as error:
-                _tell(what, f"can't be had: {(str(error).splitlines() or ['?'])[0]}")
+                _tell_why_not(what, error)
                 continue
             _tell(what, ", ".join(f"{count}: {gain:.2f}x" for count, gain in gains.items()))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from torch.nn import functional as F
 
 from benchmarks.cases import Case
 from benchmarks.gpu_training import images, train, trainer_by
+from benchmarks.timing import as_graph, rounds_of
 from pipeline.calibration import lay_out, update
 from pipeline.datasets import Splits
-from pipeline.training.engine import captured
 from pipeline.training.precision import resolve_precision
 
 UPDATES, ROUNDS = 60, 3
@@ -74,13 +73,13 @@ def streams(count: int, case: Case, splits: Splits, device: str) -> float:
         lay_out(trainer)
 
     def work() -> None:
-        torch.cuda.synchronize(device)
         for index in range(updates):
             for trainer, stream in zip(trainers, own, strict=True):
                 with torch.cuda.stream(stream):
                     update(trainer, index)
 
-    return count * updates * case.batch_size / _seconds(work, device)
+    seconds = min(rounds_of(work, torch.device(device), ROUNDS))
+    return count * updates * case.batch_size / seconds
 
 
 def fused(count: int, case: Case, device: str) -> float:
@@ -100,14 +99,8 @@ def fused(count: int, case: Case, device: str) -> float:
             logits = net(batch)
         torch.autograd.grad(F.cross_entropy(logits.float(), labels), parameters)
 
-    on_gpu = where.type == "cuda"
-    run, times = (captured(once, where), UPDATES) if on_gpu else (once, 1)
-
-    def work() -> None:
-        for _ in range(times):
-            run()
-
-    return count * times * case.batch_size / _seconds(work, device)
+    times = UPDATES if where.type == "cuda" else 1
+    return count * case.batch_size / min(rounds_of(as_graph(once, where), where, ROUNDS, times))
 
 
 class _Pack(nn.Module):
@@ -138,16 +131,3 @@ class _Pack(nn.Module):
         hidden = torch.bmm(apart, self.hidden.to(apart.dtype)).relu()
         logits = torch.bmm(hidden, self.output.to(hidden.dtype))
         return logits.transpose(0, 1).reshape(-1, 10)
-
-
-def _seconds(work: Callable[[], None], device: str) -> float:
-    """The fastest of several rounds, after one that does not count."""
-    best = float("inf")
-    for turn in range(1 + ROUNDS):
-        started = time.perf_counter()
-        work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        if turn:
-            best = min(best, time.perf_counter() - started)
-    return best

@@ -5,7 +5,6 @@ The recipe is that of `search_spaces/cifar.yaml`, with all that any of its trial
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.timing import as_graph, rounds_of, wait
 from pipeline.calibration import lay_out, update
-from pipeline.training.engine import captured
 from pipeline.training.loop import Trainer
 from pipeline.training.step import TrainStep
 
@@ -61,7 +60,7 @@ def parts(trainer: Trainer) -> Iterator[tuple[str, float]]:
         "of that, the optimizer's rule": lambda: step.rule(vector, rate),
     }
     for name, work in works.items():
-        yield name, _milliseconds(_as_graph(work, step.device), step.device)
+        yield name, _milliseconds(as_graph(work, step.device), step.device)
 
 
 def candidates(trainer: Trainer) -> Iterator[tuple[str, float]]:
@@ -74,7 +73,7 @@ def candidates(trainer: Trainer) -> Iterator[tuple[str, float]]:
     for channels in (first.in_channels, 4, 8):
         work = _first_convolution(step, first, images, channels)
         name = f"first convolution, {channels} channels, forward and backward"
-        yield name, _milliseconds(_as_graph(work, step.device), step.device)
+        yield name, _milliseconds(as_graph(work, step.device), step.device)
     values, gradient, mean, square = torch.rand(4, len(step.flat.values), device=step.device)
     count, rate = torch.zeros(2, device=step.device).unbind()
 
@@ -85,7 +84,7 @@ def candidates(trainer: Trainer) -> Iterator[tuple[str, float]]:
             amsgrad=False, maximize=False,
         )  # fmt: skip
 
-    yield "AdamW by torch's kernel", _milliseconds(_as_graph(fused, step.device), step.device)
+    yield "AdamW by torch's kernel", _milliseconds(as_graph(fused, step.device), step.device)
 
 
 def kernels(trainer: Trainer) -> Iterator[tuple[str, float, float]]:
@@ -99,7 +98,7 @@ def kernels(trainer: Trainer) -> Iterator[tuple[str, float, float]]:
     with profile(activities=activities, acc_events=True) as watched:
         for index in range(PROFILED):
             update(trainer, index)
-        _wait(trainer.device)
+        wait(trainer.device)
     found = [
         (event.key, event.self_device_time_total if on_gpu else event.self_cpu_time_total, event)
         for event in watched.key_averages()
@@ -133,23 +132,6 @@ def _first_convolution(
     return work
 
 
-def _as_graph(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    return captured(work, device) if device.type == "cuda" else work
-
-
 def _milliseconds(work: Callable[[], None], device: torch.device) -> float:
-    count = UPDATES if device.type == "cuda" else 1
-    taken = []
-    for turn in range(1 + ROUNDS):
-        started = time.perf_counter()
-        for _ in range(count):
-            work()
-        _wait(device)
-        if turn:
-            taken.append((time.perf_counter() - started) / count)
-    return 1_000 * median(taken)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    times = UPDATES if device.type == "cuda" else 1
+    return 1_000 * median(rounds_of(work, device, ROUNDS, times))

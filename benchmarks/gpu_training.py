@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks.cases import AUGMENTATIONS, Case, load_images
 from benchmarks.loops import METRIC, net_of, pil_loader, recipe_of
+from benchmarks.programs import environment
 from pipeline.calibration import Precision
 from pipeline.config import RunConfig
 from pipeline.config.space_file import load_space
@@ -24,7 +25,7 @@ from pipeline.datasets import Splits, load_splits
 from pipeline.seeding import TrialSeeds
 from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
-from pipeline.training.engine import Engine, Steps
+from pipeline.training.engine import Engine, Note, Steps
 from pipeline.training.loop import FitResult, Trainer
 from pipeline.training.precision import resolve_precision
 from pipeline.training.structure import Structure
@@ -71,12 +72,8 @@ def trainer_by(engine: Engine, case: Case, splits: Splits, device: str, num_epoc
     precision: Precision = "bfloat16" if dtype == torch.bfloat16 else "float32"
     recipe = recipe_of(case, num_epochs, precision)
     model = net_of(case, splits, seed=0)
-
-    def refuse(note: str) -> None:
-        if where.type == "cuda":
-            raise RuntimeError(note)
-
-    shared = Steps(data, engine, refuse).get(case.net, model, recipe, Structure.of(recipe))
+    steps = Steps(data, engine, _refuse_on(where))
+    shared = steps.get(case.net, model, recipe, Structure.of(recipe))
     return Trainer(model, data, recipe, METRIC, TrialSeeds.of(0, 0), shared)
 
 
@@ -117,16 +114,22 @@ def study_trainer(
     Raises:
         RuntimeError: the engine can't be had there.
     """
-
-    def refuse(note: str) -> None:
-        if device.startswith("cuda"):
-            raise RuntimeError(note)
-
+    where = torch.device(device)
     with TemporaryDirectory(prefix="space-") as place:
         config = study_config(folder, Path(place), {"training.batch_size": batch_size})
     config = config.with_overrides({"training.engine": engine})
-    data = DeviceData.from_splits(splits, torch.device(device), seed=0)
-    return Trainers(config, data, refuse).make(config, seed=0)
+    data = DeviceData.from_splits(splits, where, seed=0)
+    return Trainers(config, data, _refuse_on(where)).make(config, seed=0)
+
+
+def _refuse_on(device: torch.device) -> Note:
+    """What falls back to another engine ends there instead; a CPU has but one."""
+
+    def refuse(note: str) -> None:
+        if device.type == "cuda":
+            raise RuntimeError(note)
+
+    return refuse
 
 
 def study_config(folder: Path, place: Path, changes: Mapping[str, object]) -> RunConfig:
@@ -157,22 +160,15 @@ def run_study(folder: Path, device: str, quick: bool) -> str:
         config = study_config(folder, Path(place), changes)
         load_splits(config.data, config.study.seed)
         command = [sys.executable, "-m", "pipeline", "run", "space.yaml", "--device", device]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *_extra()])}
         started = time.perf_counter()
         done = subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, text=True, check=False
+            command, cwd=place, env=environment(), capture_output=True, text=True, check=False
         )
         seconds = time.perf_counter() - started
     told = [line for line in done.stdout.splitlines() if SUMMED_UP.match(line)]
     if done.returncode:
         raise RuntimeError(f"{done.stdout[-500:]}\n{done.stderr[-2000:]}")
     return f"{seconds:.0f} s; " + "; ".join(told)
-
-
-def _extra() -> list[str]:
-    """Where else this process finds packages; relative folders would be others in the study's."""
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return [str(Path(path).resolve()) for path in paths if path]
 
 
 def _with_changes(space: str, changes: Mapping[str, object]) -> str:

@@ -21,9 +21,8 @@ NOTES = """\
 Validation accuracy of `vgg` width {width} after {epochs} epochs on {train} training images of
 {folder}, on {validation} others. Same net, batch of 128, Adam and augmentation ({augmentation});
 both start from the same weights, and draw different batches and changes. regsearch trains in
-{precision}, which it chooses by the processor, the tutorial in float32. Means with 95 % \
-intervals over
-seeds; the difference is taken seed by seed."""
+{precision}, which it chooses by the processor, the tutorial in float32. Means with 95 % intervals
+over seeds; the difference is taken seed by seed."""
 
 SEEDS = tuple(range(8))
 LOOPS = ("regsearch", "tutorial, short spins")  # the latter learns as the tutorial does, but sooner

@@ -7,7 +7,6 @@ tracking count, and runs alone on all cores.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.programs import environment
 from benchmarks.results import publish
 from pipeline.datasets import load_splits
 from pipeline.datasets.image_folder import ImageFolderSettings
@@ -101,15 +101,12 @@ def _play(name: str, setting: Setting, cache: str) -> Outcome:
     """One contender in an empty folder."""
     with TemporaryDirectory(prefix="study-") as place:
         command = [sys.executable, "-m", "benchmarks.contenders", CONTENDERS[name]]
-        environment = {
-            **os.environ, **QUIET, "PYTHONPATH": str(Path.cwd()), "PYTHONWARNINGS": "ignore",
-            "BENCH_CACHE": cache,
-        }  # fmt: skip
+        quiet = environment(**QUIET, PYTHONWARNINGS="ignore", BENCH_CACHE=cache)
         started = time.perf_counter()
         done = subprocess.run(
             [*command, json.dumps(asdict(setting))],
             cwd=place,
-            env=environment,
+            env=quiet,
             capture_output=True,
             text=True,
             check=False,

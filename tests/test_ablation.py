@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -38,33 +39,33 @@ THREE = TINY.replace("{dropout: 0.5}", "{dropout: 0.5, label_smoothing: 0.1}")
 NUM_IMAGES = 400
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A search whose winner is trial 2, with dropout, weight decay and label smoothing."""
-    store = open_storage(f"sqlite:///{tmp_path}/optuna.db")
-    found = Ledger(tiny_config(tmp_path, text=THREE), store)
-    for value in (0.5, 0.6, 0.9, 0.8):
+@contextmanager
+def search(folder: Path, text: str, values: Sequence[float]) -> Iterator[Ledger]:
+    """Whose trials have these values, and whose winner is trial 2."""
+    store = open_storage(f"sqlite:///{folder}/optuna.db")
+    found = Ledger(tiny_config(folder, text=text), store)
+    for value in values:
         claim = found.claim()
         assert claim
         found.complete(claim, value)
     found.keep("winner", 2)
     yield found
     store.close()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A search whose winner has dropout, weight decay and label smoothing."""
+    with search(tmp_path, THREE, (0.5, 0.6, 0.9, 0.8)) as found:
+        yield found
 
 
 @pytest.fixture
 def four(tmp_path: Path) -> Iterator[Ledger]:
-    """The same with an augmentation: of four regularizers two alone are trainings of their own."""
+    """With an augmentation too: of four regularizers two alone are trainings of their own."""
     text = THREE.replace("search:", "augmentation: {strength: 0.5}\nsearch:")
-    store = open_storage(f"sqlite:///{tmp_path}/four.db")
-    found = Ledger(tiny_config(tmp_path, text=text), store)
-    for value in (0.5, 0.6, 0.9):
-        claim = found.claim()
-        assert claim
-        found.complete(claim, value)
-    found.keep("winner", 2)
-    yield found
-    store.close()
+    with search(tmp_path, text, (0.5, 0.6, 0.9)) as found:
+        yield found
 
 
 def trained(

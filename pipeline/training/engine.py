@@ -162,18 +162,15 @@ def capture(step: TrainStep) -> Run:
     Raises:
         RuntimeError: the step does something that can't be captured, such as wait for the device.
     """
-    return captured(step, step.device, rehearse=lambda: _rehearse(step), rewind=step.rewind)
+    return captured(step, step.device, rehearse=lambda: _rehearse(step))
 
 
-def captured(
-    work: Run, device: torch.device, rehearse: Run | None = None, rewind: Run = lambda: None
-) -> Run:
+def captured(work: Run, device: torch.device, rehearse: Run | None = None) -> Run:
     """Work on a CUDA device as one graph, after it was done a few times.
 
     Args:
         work: what it makes and keeps for itself lives as long as what is returned.
         rehearse: how it is done before the capture, if not as itself.
-        rewind: called between the two.
 
     Raises:
         RuntimeError: it can't be captured.
@@ -187,7 +184,6 @@ def captured(
             for _ in range(WARM_UPS):
                 (rehearse or work)()
         before.wait_stream(aside)
-        rewind()
         try:
             # On a stream of its own: graphs that share one share cuBLAS's workspace, too.
             with torch.cuda.graph(graph, stream=aside):
