@@ -1,6 +1,6 @@
 """`python -m pipeline` is the `regsearch` command."""
 
-from pipeline.cli import main
+from pipeline.cli import command
 
 if __name__ == "__main__":
-    main()
+    command()

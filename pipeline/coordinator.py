@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from optuna.trial import TrialState
@@ -49,12 +49,20 @@ class Coordinator:
 
     Args:
         reader: of the study's journal, from where this run begins.
+        when_idle: called once, as soon as a worker finds nothing more to do.
     """
 
     def __init__(
-        self, ledger: Ledger, pool: Pool, journal: JournalWriter, reader: JournalReader, view: View
+        self,
+        ledger: Ledger,
+        pool: Pool,
+        journal: JournalWriter,
+        reader: JournalReader,
+        view: View,
+        when_idle: Callable[[], None] | None = None,
     ) -> None:
         self.ledger, self.pool, self.view = ledger, pool, view
+        self._when_idle = when_idle
         self.journal, self.reader = journal, reader
         self._standing: Standing | None = None
         self._swept_at = time.monotonic()
@@ -89,6 +97,9 @@ class Coordinator:
             self.ledger.store.note_hindrance(-math.inf)
         self._ticked_at = now
         deaths = self.pool.reap()
+        if self._when_idle is not None and self.pool.num_done:
+            self._when_idle()
+            self._when_idle = None
         for death in deaths:
             self.view.note(f"{death.job.name} {death.text}")
         if deaths or time.monotonic() - self._swept_at > SWEEP_SEC:

@@ -6,10 +6,12 @@ import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import mlflow.pytorch
@@ -26,6 +28,7 @@ from pipeline.settings import Settings
 
 _EXAMPLE_IMAGES = 2  # torch.export takes a batch of one for a constant
 _REQUIREMENTS = ("mlflow", "torch", "numpy")
+_EXPORTER = "torch.export._trace"
 _ALLOW_PICKLE = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 
 
@@ -85,6 +88,16 @@ class InferenceModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model((images - self.mean) / self.std)
         return logits.softmax(dim=1)
+
+
+def load_ahead() -> None:
+    """Begin to load what `save` needs of torch, which takes two seconds, beside other things."""
+
+    def load() -> None:
+        with suppress(ImportError):  # another torch may have it elsewhere, and finds it in time
+            import_module(_EXPORTER)
+
+    Thread(target=load, daemon=True).start()
 
 
 def save(model: InferenceModel, info: ModelInfo, path: Path, meta: Model) -> None:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial
-from torch import nn
 
 from pipeline.answers import Answers, Gain, Judged, gain_of
 from pipeline.config import RunConfig
 from pipeline.finalists import Finalist, best_training
-from pipeline.models.ensemble import Ensemble
 from pipeline.statistics import crossed_mean
 from pipeline.study.followup import FollowUp, answers_of_trial
 from pipeline.study.trials import overrides_of
-from pipeline.trainers import build_seeded
-from pipeline.training.data import DeviceData
 from pipeline.weights import WeightStore
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.training.data import DeviceData
 
 NOT_KEPT = (
     "the weights of {} were not kept: when it ended it was not among the best, by the "
@@ -94,6 +95,9 @@ def load_nets(
         NotKeptError: weights were not kept.
         DamagedFileError: weights are not, or no longer, what was saved.
     """
+    from pipeline.models.ensemble import Ensemble
+    from pipeline.trainers import build_seeded
+
     changed = config.with_overrides(overrides_of(nets.trials[0]))
     modules = []
     for trial in nets.trials:

@@ -40,6 +40,16 @@ class Registered:
     def uri(self) -> str:
         return f"models:/{self.name}" + (f"@{self.alias}" if self.has_alias else f"/{self.version}")
 
+    @property
+    def moved(self) -> str:
+        """What became of an alias that was another study's; empty where it was none's."""
+        if not self.other:
+            return ""
+        alias = f"models:/{self.name}@{self.alias}"
+        if self.has_alias:
+            return f"{alias} was {self.other}; it is version {self.version} now"
+        return f"{alias} stays {self.other}: this run finished no trial, and leaves it alone"
+
 
 def register(
     client: MlflowClient,

@@ -15,6 +15,7 @@ from pipeline.config.space_file import Space
 from pipeline.coordinator import standing
 from pipeline.datasets import Splits, load_splits
 from pipeline.events import StudyEnded, StudyProgress, StudyStarted, StudyStatus, now_ms
+from pipeline.exported_model import load_ahead
 from pipeline.final import Crowned, crown, train_finalists, train_refit
 from pipeline.finalists import Verdict
 from pipeline.followups import FLUSH_SEC, Workshop
@@ -122,7 +123,9 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
         try:
             journal.put(StudyStarted(now_ms()))
             before = ledger.num_finished()
-            given_up = run_workers(ledger, plan, options.storage, deadline, journal, view)
+            given_up = run_workers(
+                ledger, plan, options.storage, deadline, journal, view, when_idle=load_ahead
+            )
             retell(ledger, journal)
             shop = Workshop(ledger, plan, options.storage, mirror, view, deadline)
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)

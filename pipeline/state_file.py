@@ -18,9 +18,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
-import torch
-from torch import Tensor, nn
-
 MAGIC = b"regstate"
 VERSION = 1
 TEMPORARY = ".tmp"
@@ -80,6 +77,8 @@ def load_state(path: Path) -> dict[Any, Any]:
         payload = file.read()
     if hashlib.sha256(payload).digest() != digest:
         _raise_altered(path)
+    import torch
+
     try:
         state = torch.load(BytesIO(payload), map_location="cpu", weights_only=True)
     except MemoryError:
@@ -142,6 +141,8 @@ class _Payload:
 
 
 def _write(file: IO[bytes], state: Mapping[Any, Any]) -> None:
+    import torch
+
     file.write(bytes(_HEADER.size))
     payload = _Payload(file)
     try:
@@ -179,6 +180,8 @@ def _raise_altered(path: Path) -> NoReturn:
 
 def _plain(value: Any, where: str) -> Any:
     """The same as dicts, lists and tuples, which is what can be loaded without running code."""
+    from torch import Tensor, nn
+
     if type(value) in (Tensor, nn.Parameter):
         return value.detach()
     if isinstance(value, Mapping):

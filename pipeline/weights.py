@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.state_store import StateStore
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 WEIGHTS_ROOT = Path("mlruns/weights")
 

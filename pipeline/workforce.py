@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -20,13 +21,20 @@ LOGS = Path("mlruns/logs")
 
 
 def run_workers(
-    ledger: Ledger, plan: Plan, storage: str, deadline: float, journal: JournalWriter, view: View
+    ledger: Ledger,
+    plan: Plan,
+    storage: str,
+    deadline: float,
+    journal: JournalWriter,
+    view: View,
+    when_idle: Callable[[], None] | None = None,
 ) -> str:
     """Have the workers claim and run trials until there are none, time is up, or too many fail.
 
     Args:
         storage: the URL of the ledger's store.
         deadline: no trial is begun after this `time.time()`; infinite for none.
+        when_idle: called once, as soon as a worker finds nothing more to do.
 
     Returns:
         Why it was given up: the reason of the last of too many failures in a row; else empty.
@@ -51,7 +59,8 @@ def run_workers(
         )
         for index, device in enumerate(plan.devices)
     ]
-    Coordinator(ledger, Pool([] if ledger.is_over() else jobs), journal, reader, view).watch()
+    pool = Pool([] if ledger.is_over() else jobs)
+    Coordinator(ledger, pool, journal, reader, view, when_idle).watch()
     _remove_left_over(ledger)
     failures = ledger.failures_in_a_row(forgiven)
     if len(failures) < ledger.config.study.max_consecutive_failures:

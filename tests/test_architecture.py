@@ -123,6 +123,12 @@ def test_the_help_page_needs_no_settings() -> None:
     assert imported("import pipeline.cli", {"pydantic", "numpy", "yaml", "torch"}) == "[]"
 
 
+def test_the_status_of_studies_needs_neither_torch_nor_mlflow() -> None:
+    """They take three seconds to import; the status is in the study's store and on the disk."""
+    statement = "import pipeline.status, pipeline.report.status"
+    assert imported(statement, {"torch", "torchvision", "mlflow", "plotly"}) == "[]"
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -17,6 +17,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
+from pipeline import __version__
 from pipeline.study.storage import open_storage
 from pipeline.study.store import OWNER
 from tests.commands import Done, environment, regsearch, regsearch_here
@@ -57,6 +58,14 @@ def test_the_stores_are_where_plain_mlflow_and_the_readme_look(folder: Path) -> 
     names = {path.name for path in folder.iterdir()}
     assert {"mlflow.db", "mlruns"} <= names
     assert (folder / "mlruns" / "optuna.db").exists()
+
+
+def test_a_store_that_nobody_has_open_is_one_file(folder: Path) -> None:
+    """So that a copy of it has all of the study: what SQLite's log of writes holds would lack."""
+    assert {path.name for path in (folder / "mlruns").glob("optuna.db*")} == {
+        "optuna.db",
+        "optuna.db.lock",
+    }
 
 
 def test_evaluate_prints_the_test_scores_and_counts_its_readings(folder: Path) -> None:
@@ -158,6 +167,32 @@ def test_an_unforeseen_fault_is_told_without_a_traceback_and_exit_code_1(tmp_pat
     assert done.returncode == 1
     assert "RuntimeError: on purpose" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_ends_with_its_exit_handlers_run_and_nothing_torn_down(tmp_path: Path) -> None:
+    """What torch and MLflow have made takes up to two seconds to be freed."""
+    code = (
+        "import atexit, sys, threading, time\n"
+        "class Large:\n"
+        "    def __del__(self): print('freed')\n"
+        "large = Large()\n"
+        "threading.Thread(target=lambda: (time.sleep(0.3), print('thread done'))).start()\n"
+        "atexit.register(print, 'closed')\n"
+        "sys.argv = ['regsearch', *sys.argv[1:]]\n"
+        "from pipeline.cli import command; command()"
+    )
+    for arguments, printed, exit_code in (
+        (["--version"], f"regsearch {__version__}\nthread done\nclosed\n", 0),
+        (["validate", "absent.yaml"], "thread done\nclosed\n", 2),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stdout, done.returncode) == (printed, exit_code)
 
 
 Launch = Callable[..., subprocess.Popen[str]]

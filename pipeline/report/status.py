@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -10,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import redact
-from pipeline.report.summary import taken_over
-from pipeline.status import FollowUpStatus, RunningTrial, StudyStatus
-from pipeline.sync import Synced
-from pipeline.tracking import Finding
 from pipeline.words import duration
+
+if TYPE_CHECKING:
+    from pipeline.status import FollowUpStatus, RunningTrial, StudyStatus
+    from pipeline.sync import Synced
+    from pipeline.tracking import Finding
 
 
 def status_report(statuses: Sequence[StudyStatus]) -> RenderableType:
@@ -76,8 +78,8 @@ def sync_report(results: Sequence[Synced]) -> RenderableType:
         style = "green" if result.complete else "yellow"
         lines.append(Text.assemble(f"{result.study}: ", (head, style), also))
         lines += [Text(f"  {redact(finding.text)}") for finding in result.findings]
-        moved = [r.registered for r in result.registered if r.registered and r.registered.other]
-        lines += [Text(f"  {taken_over(registered)}") for registered in moved]
+        moved = [r.registered.moved for r in result.registered if r.registered]
+        lines += [Text(f"  {line}") for line in moved if line]
         lines += [Text(f"  {redact(text)}", style="yellow") for text in _left(result)]
     return Group(*lines)
 

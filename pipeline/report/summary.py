@@ -16,7 +16,6 @@ from rich.text import Text
 from pipeline.errors import redact
 from pipeline.finalists import Finalist, Verdict
 from pipeline.registration import CHAMPION, OFFERED
-from pipeline.registry import Registered
 from pipeline.report.ablation import ONE_SEED
 from pipeline.report.champion import champion_lines
 from pipeline.report.tradeoff import trade_off_lines
@@ -71,19 +70,11 @@ def _warnings(outcome: Outcome) -> list[Text]:
     for entry in outcome.registered:
         if entry.problem:
             lines.append(f"the {entry.alias} is not registered: {entry.problem}")
-        if entry.registered is not None and entry.registered.other:
-            lines.append(taken_over(entry.registered))
+        if entry.registered is not None and entry.registered.moved:
+            lines.append(entry.registered.moved)
     if not outcome.delivery.complete:
         lines += _undelivered(outcome.delivery)
     return [Text(line, style="yellow") for line in lines]
-
-
-def taken_over(registered: Registered) -> str:
-    """What became of an alias that was another study's."""
-    alias = f"models:/{registered.name}@{registered.alias}"
-    if registered.has_alias:
-        return f"{alias} was {registered.other}; it is version {registered.version} now"
-    return f"{alias} stays {registered.other}: this run finished no trial, and leaves it alone"
 
 
 def _undelivered(delivery: Report) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,6 +139,8 @@ def _connect(url: str, engine_kwargs: dict[str, Any], upgrade: bool) -> Store:
     if sqlite:
         _begin_as_writer(store.engine, store)
     store.engine.dispose()
+    # Its last connection, closed in good order, takes SQLite's log of writes into the one file.
+    weakref.finalize(store, store.engine.dispose)
     return store
 
 

@@ -99,6 +99,11 @@ class Pool:
         """How many are not done, as far as `reap` has seen."""
         return len(self._workers)
 
+    @property
+    def num_done(self) -> int:
+        """How many have ended for good."""
+        return len(self._jobs) - len(self._workers)
+
     def reap(self) -> list[Death]:
         """The workers that died since the last call; each has been started again, unless final."""
         deaths = []
