@@ -26,6 +26,7 @@ from pipeline.study.trials import BASELINE
 from pipeline.training.metrics import is_better
 
 KIND = "finalists"
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +92,12 @@ class Finalist:
         gap = self.search_score - self.selection[0]
         return gap if higher_is_better(self.judged) else -gap
 
-    def gain_over(self, other: Finalist) -> Gain | None:
-        """By how much it is better than another, and half the width of the 95 % interval: paired,
+    def gain_over(self, other: Finalist, confidence: float = CONFIDENCE) -> Gain | None:
+        """By how much it is better than another, and half the width of the interval: paired,
         seed by seed and image by image. None where one of the two was not scored."""
         if not self.answers or not other.answers:
             return None
-        return gain_of(paired_seeds(self.scores, other.scores), self.judged)
+        return gain_of(paired_seeds(self.scores, other.scores, confidence), self.judged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +120,29 @@ class Verdict:
     def winner(self) -> Finalist:
         return self.finalists[0]
 
+    def gain(self, over: Finalist, of: Finalist | None = None) -> Gain | None:
+        """By how much one of them, the winner if no other, is better than another.
+
+        The winner was chosen on the images and seeds that its gains are measured on. So the
+        intervals of those hold together, with 95 %, for the winner over all others: Bonferroni's.
+        One by one, chance alone would lift the best of six nets that are all alike above a given
+        baseline in one study of ten.
+        """
+        if of is not None and of is not self.winner:
+            return of.gain_over(over)
+        comparisons = max(1, len(self.finalists) - 1) if self.retrained else 1
+        return self.winner.gain_over(over, 1 - (1 - CONFIDENCE) / comparisons)
+
     def is_tied(self, finalist: Finalist) -> bool:
         """Whether the winner can't be told from it on these images and seeds."""
-        gain = self.winner.gain_over(finalist)
+        gain = self.gain(finalist)
         return finalist is not self.winner and gain is not None and abs(gain[0]) <= gain[1]
+
+    def barred(self) -> list[Finalist]:
+        """Those that are better than the winner by more than chance allows, but break the
+        constraints."""
+        gains = [(finalist, self.gain(finalist)) for finalist in self.finalists]
+        return [finalist for finalist, gain in gains if gain is not None and -gain[0] > gain[1]]
 
     def baseline(self, name: str) -> Finalist | None:
         return next((f for f in self.finalists if f.baseline == name), None)
@@ -141,7 +161,7 @@ class Verdict:
 
     def _row(self, finalist: Finalist) -> dict[str, Any]:
         mean, half = finalist.selection or (None, None)
-        gain, gain_half = self.winner.gain_over(finalist) or (None, None)
+        gain, gain_half = self.gain(finalist) or (None, None)
         return {
             "name": finalist.name,
             "trial": finalist.trial.number,

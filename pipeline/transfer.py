@@ -69,7 +69,7 @@ def _gain(verdict: Verdict, finalist: Finalist) -> Gain | None:
     baseline = verdict.baseline("unregularized")
     if baseline is None or baseline is finalist:
         return None
-    return finalist.gain_over(baseline)
+    return verdict.gain(baseline, of=finalist)
 
 
 def transfer_points(ledger: Ledger, kind: str) -> list[Point]:

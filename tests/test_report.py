@@ -354,10 +354,14 @@ def test_a_finalist_that_is_missing(ledger: Ledger) -> None:
         "Trial 2 wins: 100.00% ± 0.00 accuracy on 40 selection images, over 2 fresh seeds."
     )
     assert words[1] == (
+        "It has the best of 3 means, which flatters its own; the intervals of its gains allow for "
+        "that."
+    )
+    assert words[2] == (
         "Its gain over the unregularized baseline: +100.00 ± 0.00 points, more than chance allows."
     )
-    assert words[2].startswith("Its gain over the recipe baseline: +50.00 ± ")
-    assert words[3] == "It can be told apart from all 2 other finalists."
+    assert words[3].startswith("Its gain over the recipe baseline: +50.00 ± ")
+    assert words[4] == "It can be told apart from all 2 other finalists."
     text = Page(render(evidence)).text
     assert "trial 3 is no finalist: 1 of its 2 trainings are missing" in text
     assert "Use the settings of trial 2" in text

@@ -80,7 +80,7 @@ def _lead(verdict: Verdict) -> str:
     for name, what in (("unregularized", "no regularization"), ("recipe", "your usual recipe")):
         baseline = verdict.baseline(name)
         if baseline is not None and verdict.is_tied(baseline):
-            gain = show_gain(verdict.judged, winner.gain_over(baseline))
+            gain = show_gain(verdict.judged, verdict.gain(baseline))
             return (
                 f"Nothing was found that is better than {what} beyond chance: the winner leads it "
                 f"by {gain} {gain_unit(verdict.judged)}. Its settings, should you want them: "

@@ -107,7 +107,7 @@ def _comparison(verdict: Verdict, metric: str) -> RenderableType:
             show_metric(score, _search_score(finalist)),
             show_mean(finalist.judged, finalist.selection),
             "-" if finalist.optimism is None else points(score, finalist.optimism),
-            "" if winner else show_gain(verdict.judged, verdict.winner.gain_over(finalist)),
+            "" if winner else show_gain(verdict.judged, verdict.gain(finalist)),
             style="bold green" if winner else "",
         )
     return Group(table, *_explanations(verdict, metric))
@@ -122,8 +122,11 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
     if verdict.winner.selection is None:
         return [Text(f"the search chose by {metric}, which flatters the champion", style="dim")]
     seeds, images = verdict.winner.scores.shape
+    others = len(verdict.finalists) - 1
+    together = others > 1 and verdict.retrained
     how = (
         f"each was trained again with {fresh_seeds(seeds)}; the best mean wins"
+        f"{', and is the more flattered, the more there are' if others else ''}"
         if verdict.retrained
         else f"the search chose by {metric}, which flatters the champion; nothing was trained again"
     )
@@ -131,7 +134,8 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
         f"search: validation/{verdict.judged} of the trial. On selection: {verdict.judged} on "
         f"{images:,} images that the search never saw; {how}. Optimism: by how much the search's "
         "score is better than that. Gains are in pairs, image by image; intervals are of 95 %, "
-        f"over images {'and seeds' if seeds > 1 else 'alone'}."
+        f"over images {'and seeds' if seeds > 1 else 'alone'}"
+        f"{f', those of the {others} gains together' if together else ''}."
         f"{ONE_SEED if verdict.retrained and seeds == 1 else ''}"
     )
     lines = [Text(text, style="dim italic")]

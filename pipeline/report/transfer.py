@@ -33,7 +33,7 @@ def transfer_sentence(transfer: Transfer) -> str:
     elif there is best:
         said = f"{winner.name} is the best again: the choice carries over"
     else:
-        lead = show_gain(judged, best.gain_over(there))
+        lead = show_gain(judged, transfer.after.gain(there))
         said = (
             f"{best.name} has the best mean, and {winner.name} can't be told from it ({lead}): "
             "the choice carries over as far as can be told"

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.errors import UserError
 
 _MAKER_TAG = "regsearch.maker"
-_NUM_LOOKS = 12
+_NUM_LOOKS = 20
 _MAX_WAIT_SEC = 0.5
 _PAGE = 1000
 

@@ -87,7 +87,7 @@ def _table(evidence: Evidence, verdict: Verdict) -> Table:
 
 def _row(evidence: Evidence, verdict: Verdict, finalist: Finalist) -> Row:
     score, winner = verdict.judged, finalist is verdict.winner
-    gain = None if winner else verdict.winner.gain_over(finalist)
+    gain = None if winner else verdict.gain(finalist)
     return Row(
         (
             f"{finalist.name} (winner)" if winner else finalist.name,

@@ -51,17 +51,29 @@ def verdict_words(evidence: Evidence) -> Iterator[str]:
         f"{verdict.judged} on {images:,} selection images, "
         f"over {fresh_seeds(seeds)}."
     )
+    others = len(verdict.finalists) - 1
+    if verdict.retrained and others > 1:
+        yield (
+            f"It has the best of {others + 1} means, which flatters its own; the intervals of its "
+            "gains allow for that."
+        )
     for name in BASELINES:
         baseline = verdict.baseline(name)
         if baseline is not None and baseline is not winner:
-            gain = gain_words(verdict.judged, winner.gain_over(baseline))
+            gain = gain_words(verdict.judged, verdict.gain(baseline))
             yield f"Its gain over {_name(baseline)}: {gain}."
     tied = [_name(f) for f in verdict.finalists if verdict.is_tied(f)]
-    others = len(verdict.finalists) - 1
+    barred = [_name(f) for f in verdict.barred()]
     if tied:
         yield f"It can't be told apart from {', '.join(tied)} on these images and seeds."
     elif others:
         yield f"It can be told apart from all {others} other finalists."
+    if barred:
+        are = "are" if len(barred) > 1 else "is"
+        yield (
+            f"{capital(', '.join(barred))} {are} better by more than chance allows, but can't win: "
+            "the constraints are not kept."
+        )
 
 
 def gain_words(judged: str, gain: Gain | None) -> str:
@@ -69,8 +81,9 @@ def gain_words(judged: str, gain: Gain | None) -> str:
     if gain is None:
         return "not known"
     unit = " points" if is_share(judged) else ""
-    sure = "more than" if gain[0] > gain[1] else "no more than"
-    return f"{show_gain(judged, gain)}{unit}, {sure} chance allows"
+    sure = "more than" if abs(gain[0]) > gain[1] else "no more than"
+    worse = "worse by " if -gain[0] > gain[1] else ""
+    return f"{show_gain(judged, gain)}{unit}, {worse}{sure} chance allows"
 
 
 def capital(text: str) -> str:

@@ -79,7 +79,7 @@ def _points(found: tuple[Transfer, ...]) -> Iterator[str]:
     plain, winner = before.baseline("unregularized"), before.winner
     if plain is None or winner is plain:
         return
-    gains = [f"{show_gain(before.judged, winner.gain_over(plain))} {SEARCHED}"]
+    gains = [f"{show_gain(before.judged, before.gain(plain))} {SEARCHED}"]
     for each in found:
         if (gain := each.gains().get(winner.name, (None, None))[1]) is not None:
             gains.append(f"{show_gain(before.judged, gain)} at {each.condition}")
@@ -102,7 +102,7 @@ def _tables(evidence: Evidence, found: tuple[Transfer, ...]) -> Iterator[Table]:
         means = (show_mean(judged, f.selection if f else None) for f in of_all)
         scores.append(Row((shown, *means), winner))
         plain = before.baseline("unregularized")
-        own = None if plain in (None, finalist) else finalist.gain_over(plain)
+        own = None if plain in (None, finalist) else before.gain(plain, of=finalist)
         after = (each.get(name, (None, None))[1] for each in gains)
         worth.append(Row((shown, *(show_gain(judged, gain) for gain in (own, *after))), winner))
         kinds = (KIND, *(each.kind for each in found))
