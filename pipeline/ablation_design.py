@@ -9,6 +9,8 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from pipeline.config import RunConfig
 from pipeline.config.run_config import off_values
 from pipeline.config.search_space import same
@@ -125,6 +127,15 @@ class Design:
         ]
 
 
+def first_that_regularizes(config: RunConfig, trials: Sequence[FrozenTrial]) -> Design | None:
+    """Of the first of these trials of a study that has a regularizer to take away."""
+    for trial in trials:
+        found = Design(finalist_name(trial), config, overrides_of(trial))
+        if found.regularizers:
+            return found
+    return None
+
+
 def design(ledger: Ledger) -> Design:
     """Of the winner; of the best finalist that regularizes, where the winner does not.
 
@@ -139,10 +150,9 @@ def design(ledger: Ledger) -> Design:
         if decided is None
         else [finalist.trial for finalist in decided.finalists]
     )
-    for trial in ranked:
-        found = Design(finalist_name(trial), ledger.config, overrides_of(trial))
-        if found.regularizers:
-            return found
+    found = first_that_regularizes(ledger.config, ranked)
+    if found is not None:
+        return found
     raise UserError(
         f"no finalist of {ledger.config.study.name!r} regularizes",
         where="STUDY",

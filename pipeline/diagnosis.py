@@ -26,7 +26,7 @@ NEGLIGIBLE = 0.1
 NAMED = 2
 """At most so many settings are named in a piece of advice."""
 
-Word = Literal["overfitting", "slightly overfitting", "healthy", "underfitting"]
+Word = Literal["overfitting", "slightly overfitting", "not overfitting", "healthy", "underfitting"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def diagnose(
         train_accuracy: on training images without augmentation, in [0, 1].
         validation_accuracy: in [0, 1].
         fits: the `train_accuracy` of the unregularized baseline, which is what this net can fit in
-            these epochs; `None` where it is not known, and then nothing is called underfitting.
+            these epochs: its own, if it is that. `None` where it is not known: then nothing is
+            called underfitting, nor healthy.
         settings: the trial's own, by dotted path, as `RunConfig.values` gives them.
     """
     # Rounded, so that 1 - 0.95 is no more than 0.05.
@@ -96,7 +97,9 @@ def diagnose(
         word: Word = "overfitting" if gap > OVERFITTING_GAP else "slightly overfitting"
         return Diagnosis(word, f"{points}: {_raise(settings)}")
     if fits is None:
-        return Diagnosis("healthy", f"{points}; no unregularized baseline tells what could be fit")
+        return Diagnosis(
+            "not overfitting", f"{points}; no unregularized baseline tells yet what can be fit"
+        )
     shortfall = round(fits - train_accuracy, 9)
     if shortfall > UNDERFITTING_SHORTFALL:
         below = f"training accuracy is {100 * shortfall:.1f} points below the unregularized net's"

@@ -4,9 +4,11 @@ constraints, make of them."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 
 from optuna.trial import FrozenTrial
 
+from pipeline.diagnosed import diagnosis_of, diagnosis_tags
 from pipeline.events import TrialScored, now_ms
 from pipeline.journal import JournalWriter
 from pipeline.study.carried import is_carried
@@ -16,13 +18,17 @@ from pipeline.study.store import ATTEMPT, FINISHED, SCORED
 
 PARETO = "regsearch.pareto"
 """Of a trial's run: `front`, or `dominated` where it was on the front once."""
-_TOLD = "front"
+_TOLD, _DIAGNOSED = "front", "diagnosed"
+_ALL = -1
+AT_ONCE = timedelta(seconds=30)
+"""Who ends so soon after the unregularized baseline may not have known of it yet."""
 
 
 def retell(ledger: Ledger, journal: JournalWriter) -> None:
     """Write down what has changed since it was written down last."""
     if len(ledger.objectives) > 1:
         _tell_front(ledger, journal)
+    _tell_diagnoses(ledger, journal)
     if ledger.study.user_attrs.get(f"regsearch.{REJUDGED}"):
         trials = ledger.trials(*FINISHED)
         _tell(journal, trials, {t.number: {FEASIBLE: str(is_feasible(t)).lower()} for t in trials})
@@ -37,6 +43,23 @@ def _tell_front(ledger: Ledger, journal: JournalWriter) -> None:
         tags = {n: {PARETO: "front" if n in now else "dominated"} for n in changed}
         _tell(journal, ledger.trials(*FINISHED), tags)
         ledger.keep(_TOLD, sorted(now))
+
+
+def _tell_diagnoses(ledger: Ledger, journal: JournalWriter) -> None:
+    """Of the trials that ended before the unregularized baseline told what the net can fit."""
+    told = ledger.study.user_attrs.get(f"regsearch.{_DIAGNOSED}", 0)
+    baseline = None if told == _ALL else ledger.baseline("unregularized")
+    if baseline is None or baseline.datetime_complete is None:
+        return
+    until = baseline.datetime_complete + AT_ONCE
+    early = [t for t in ledger.trials(*FINISHED) if (t.datetime_complete or until) <= until]
+    if len(early) > told:
+        found = {trial.number: diagnosis_of(ledger, trial) for trial in early}
+        tags = {number: diagnosis_tags(one) for number, one in found.items() if one is not None}
+        _tell(journal, early, tags)
+    now = _ALL if datetime.now() > until else len(early)
+    if now != told:
+        ledger.keep(_DIAGNOSED, now)
 
 
 def _tell(

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.checkpoints import CheckpointStore
 from pipeline.config import RunConfig
+from pipeline.diagnosed import diagnosis_tags
 from pipeline.diagnosis import diagnose
 from pipeline.errors import UserError, redact
 from pipeline.events import (
@@ -32,7 +33,7 @@ from pipeline.judging import Judge
 from pipeline.state_file import DamagedFileError
 from pipeline.study.claim import Claim
 from pipeline.study.constraints import constraint_tags
-from pipeline.study.followup import ANSWERS, WEIGHTS, tables_of
+from pipeline.study.followup import ANSWERS, WEIGHTS, is_unregularized, tables_of
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StoreAwayError
 from pipeline.study.store import SCORED, ClaimLostError
@@ -222,17 +223,14 @@ class TrialRunner:
         scores = verdict.metrics
         if "validation/accuracy" not in scores:
             return {}  # its validation images are trained on
+        train = scores["train/clean_accuracy"]
         found = diagnose(
-            scores["train/clean_accuracy"],
+            train,
             scores["validation/accuracy"],
-            self.ledger.fits(),
+            train if is_unregularized(claim.so_far) else self.ledger.fits(),
             self.config.with_overrides(claim.overrides).values(),
         )
-        return {
-            "regsearch.diagnosis": found.word,
-            "regsearch.advice": found.advice,
-            **constraint_tags(self.config, scores),
-        }
+        return {**diagnosis_tags(found), **constraint_tags(self.config, scores)}
 
     def _give_back(self, claim: Claim) -> None:
         try:

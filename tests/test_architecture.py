@@ -30,7 +30,7 @@ LAYERS = [
     {"study/ledger"},
     {"study/followup"},
     {"calibration", "exported_model", "study/record", "judging", "trainers"},
-    {"study/warm_start"},
+    {"study/warm_start", "diagnosed"},
     {"analysis"},
     {"registry", "finalists", "readings"},
     {"decision"},

@@ -13,6 +13,7 @@ from pipeline.analysis.strength import strength
 from pipeline.errors import UserError
 from pipeline.study.audit import WOULD_PRUNE, is_drawn, is_due
 from pipeline.study.carried import CARRIED_FROM
+from pipeline.study.constraints import CONSTRAINTS_PREFIX
 from pipeline.study.ledger import Ledger
 from tests.spaces import TINY, tiny_config
 from tests.test_ledger import claimed, open_ledger
@@ -116,6 +117,7 @@ def ended(
     state: TrialState = TrialState.COMPLETE,
     dropout: float = 0.35,
     decay: float = 1e-3,
+    misses: float = 0.0,
 ) -> FrozenTrial:
     params = {"regularization.dropout": dropout, "training.optimizer.weight_decay": decay}
     value = max(curve) if state == TrialState.COMPLETE else curve[-1]
@@ -131,6 +133,7 @@ def ended(
         },
         intermediate_values=dict(enumerate(curve, start=1)),
         user_attrs={} if marked is None else {WOULD_PRUNE: marked},
+        system_attrs={f"{CONSTRAINTS_PREFIX}generalization_gap": misses},
     )
 
 
@@ -195,6 +198,20 @@ def test_trials_of_an_earlier_study_play_no_part(tmp_path: Path) -> None:
     assert [prune.number for prune in found.false_prunes] == [3]
     assert found.false_prunes[0].is_best is False
     assert found == audited(tmp_path, own, pruned)
+
+
+def test_a_trial_that_breaks_the_constraints_would_not_have_won(tmp_path: Path) -> None:
+    """Nor may one of the others: of those that may, 0.85 is the best."""
+    barred = ended(0.1, 0.5, 0.8, 0.99, marked=1, misses=0.1)
+    kept = ended(0.1, 0.5, 0.69, 0.82, marked=1, misses=-0.1)
+    better = ended(0.6, 0.7, 0.8, 0.86, misses=0.1)
+    found = audited(tmp_path, barred, kept, better)
+    assert found.num_audited == 2
+    assert [(prune.number, prune.is_best) for prune in found.false_prunes] == [(4, False)]
+    assert found.regret == 0.0
+    found = audited(tmp_path, ended(0.1, 0.2, 0.3, 0.855, marked=1), better)
+    assert [(prune.number, prune.is_best) for prune in found.false_prunes] == [(3, True)]
+    assert found.regret == pytest.approx(0.005)
 
 
 def test_no_false_prune(tmp_path: Path) -> None:

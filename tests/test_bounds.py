@@ -23,6 +23,7 @@ from pipeline.analysis.ranking import badness, num_top, ranks, searched_trials
 from pipeline.config import RunConfig
 from pipeline.config.search_space import CategoricalEntry, FloatEntry, IntEntry
 from pipeline.errors import UserError
+from pipeline.study.constraints import CONSTRAINTS_PREFIX
 from pipeline.study.trials import BASELINE
 from tests.spaces import tiny_config
 from tests.synthetic import KNOWN, drawn_study
@@ -36,6 +37,7 @@ def trial(
     params: Mapping[str, float | str] | None = None,
     distributions: Mapping[str, BaseDistribution] | None = None,
     pruned: bool = False,
+    misses: float = 0.0,
 ) -> FrozenTrial:
     given = {"x": 0.5} if params is None else dict(params)
     known = {name: FloatDistribution(0, 1) for name in given}
@@ -45,6 +47,7 @@ def trial(
         params=given,
         distributions=known | dict(distributions or {}),
         intermediate_values={1: value},
+        system_attrs={f"{CONSTRAINTS_PREFIX}generalization_gap": misses},
     )
 
 
@@ -145,6 +148,38 @@ def test_equals_share_a_rank_and_a_trial_that_diverged_is_last() -> None:
 @pytest.mark.parametrize(("num", "top"), [(10, 5), (20, 8), (40, 8), (60, 12), (100, 20)])
 def test_how_many_trials_are_top(num: int, top: int) -> None:
     assert num_top(num) == top
+
+
+def test_trials_that_break_the_constraints_rank_behind_all_that_keep_them() -> None:
+    """The range of the losses and, for what is missed at the median, as much again: with 0.8 and
+    0.2, the first comes to 0.1 + 0.8 * 1.5, and the last to 0.9 + 0.8 * 2.5."""
+    trials = [
+        trial(0.1, misses=0.1),
+        trial(0.3, misses=-0.2),
+        trial(0.2, misses=0.2, pruned=True),
+        trial(0.5),
+        trial(0.9, misses=0.3),
+    ]
+    assert ranks(trials, "minimize") == pytest.approx([0, -0.5, 0.25, -0.25, 0.5])
+    # In units of the median deviation, 0.8: 0.3, 0.5, 1.3 (the middle), 0.2 + 0.8 * 2 and 2.9.
+    assert badness(trials, "minimize") == pytest.approx(np.arcsinh([0, -1.25, 0.625, -1, 2]))
+
+
+def test_where_only_bad_scores_keep_the_constraints_the_range_is_not_cut_off_there(
+    tmp_path: Path,
+) -> None:
+    """Little dropout scores best, and has a gap that is not allowed."""
+    rng, trials = np.random.default_rng(0), []
+    for dropout in rng.uniform(0.0, 0.7, 60):
+        value = 0.95 - 0.2 * dropout + rng.normal(0, 0.004)
+        gap = 0.2 - 0.25 * dropout + rng.normal(0, 0.003)
+        found = {DROPOUT: FloatDistribution(0.0, 0.7)}
+        trials.append(trial(value, {DROPOUT: dropout}, found, misses=gap - 0.1))
+    bounded = KNOWN.replace("trials: 4", "trials: 4\n  constraints: {generalization_gap: 0.1}")
+    config = tiny_config(tmp_path, text=bounded.replace("high: 0.3", "high: 0.7"))
+    [finding] = [f for f in examine_bounds(config, trials).findings if f.path == DROPOUT]
+    assert finding.kind == "ruinous_low"
+    assert finding.text.endswith("down were poor or broke a constraint")
 
 
 def test_baselines_and_trials_that_failed_or_run_are_left_out() -> None:

@@ -14,6 +14,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.statistics import wilson_interval
 from pipeline.study.audit import would_prune
 from pipeline.study.carried import is_carried
+from pipeline.study.constraints import is_feasible
 from pipeline.study.pruners import PrunerSettings, ThresholdSettings
 from pipeline.study.trials import value_of
 from pipeline.training.metrics import direction, is_better
@@ -29,7 +30,7 @@ class FalsePrune:
     Attributes:
         epoch: when the pruner first wanted to, from 1.
         value: the metric at its best epoch.
-        is_best: it ended better than the best of the others.
+        is_best: it ended better than the best of the others that keeps the constraints.
         is_costly: it ended better than three quarters of the others. A trial that is a little
             better than the median is one that the pruner may well drop: where curves are fair too,
             chance puts some of those that it drops there.
@@ -60,8 +61,8 @@ class Audit:
         num_audited: trials that ran to their end though the pruner would have stopped them.
         num_pruned: trials that it did stop.
         false_prunes: by number.
-        regret: by how much the best audited trial is better than the best of the others, in the
-            metric's unit; 0 where it is not.
+        regret: by how much the best audited trial is better than the best of the others, of those
+            that keep the constraints, in the metric's unit; 0 where it is not.
         share: of false prunes among the audited, with `interval`, its 95 % Wilson interval; None
             without an audited trial.
         weaker, stronger: the audited trials with less and with more regularization than their
@@ -100,7 +101,8 @@ def audit(trials: Sequence[FrozenTrial], config: RunConfig) -> Audit:
     The curves are replayed by the pruner's rule: up to which epoch a false prune's best value so
     far fell short of the others' at that epoch (their median, or the percentile that the pruner
     keeps), or its value left the pruner's band. The others are those of the finished study, more
-    than there were when the pruner decided.
+    than there were when the pruner decided. A trial that breaks the constraints is no false prune,
+    since it can't win.
 
     Args:
         trials: of a study, in any states; audited ones count once they are complete. Those that it
@@ -134,7 +136,7 @@ def _false_prunes(
     if not others:
         return []
     values = sorted(map(value_of, others))
-    middle, best = median(values), _best(others, metric)
+    middle, best = median(values), _best(list(filter(is_feasible, others)), metric)
     quarters = quantiles(values, method="inclusive") if len(values) > 1 else values
     upper = quarters[-1] if direction(metric) == "maximize" else quarters[0]
     return [
@@ -142,24 +144,28 @@ def _false_prunes(
             number=trial.number,
             epoch=would_prune(trial) or 0,
             value=value_of(trial),
-            is_best=is_better(metric, value_of(trial), best),
+            is_best=best is None or is_better(metric, value_of(trial), best),
             is_costly=is_better(metric, value_of(trial), upper),
             doubtful_until=_doubtful_until(trial, others, config.study.pruner, metric),
         )
         for trial in sorted(audited, key=lambda trial: trial.number)
-        if is_better(metric, value_of(trial), middle)
+        if is_feasible(trial) and is_better(metric, value_of(trial), middle)
     ]
 
 
-def _best(trials: Sequence[FrozenTrial], metric: str) -> float:
+def _best(trials: Sequence[FrozenTrial], metric: str) -> float | None:
     values = map(value_of, trials)
-    return max(values) if direction(metric) == "maximize" else min(values)
+    best = max if direction(metric) == "maximize" else min
+    return best(values, default=None)
 
 
 def _regret(audited: Sequence[FrozenTrial], others: Sequence[FrozenTrial], metric: str) -> float:
-    if not audited or not others:
+    ours, theirs = (
+        _best(list(filter(is_feasible, trials)), metric) for trials in (audited, others)
+    )
+    if ours is None or theirs is None:
         return 0.0
-    gain = _best(audited, metric) - _best(others, metric)
+    gain = ours - theirs
     return max(0.0, gain if direction(metric) == "maximize" else -gain)
 
 

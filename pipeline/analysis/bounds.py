@@ -197,7 +197,8 @@ class _Doctor:
             new = self.next.entries[path].model_copy(update={side: bound})
             if self.next.replace(path, new):
                 where = "up" if side == "high" else "down"
-                text = f"all {num} trials from {spell(value_at(entry, start))} {where} were poor"
+                poor = "poor or broke a constraint" if self.config.study.constraints else "poor"
+                text = f"all {num} trials from {spell(value_at(entry, start))} {where} were {poor}"
                 kind: Kind = "ruinous_high" if side == "high" else "ruinous_low"
                 yield BoundsFinding(path, kind, text, self.next.entries[path])
 

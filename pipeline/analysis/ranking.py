@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import rankdata
 
+from pipeline.study.constraints import violation
 from pipeline.study.trials import BASELINE
 
 Floats = npt.NDArray[np.float64]
@@ -33,7 +34,8 @@ def num_top(num_trials: int) -> int:
 
 
 def ranks(trials: Sequence[FrozenTrial], direction: str) -> Floats:
-    """How bad each finished trial was, from -0.5 (the best) to 0.5; equals share a rank.
+    """How bad each finished trial was, from -0.5 (the best) to 0.5; equals share a rank. Those that
+    break the study's constraints come after all that keep them.
 
     A pruned trial has no final value: it counts as what it would have come to if it had gained from
     there on what complete trials gained, at the median. (Its last report would not do: one that was
@@ -70,18 +72,47 @@ def badness(trials: Sequence[FrozenTrial], direction: str) -> Floats:
 
 
 def _keys(trials: Sequence[FrozenTrial], direction: str) -> list[tuple[float, int, float]]:
-    """What trials are sorted by, the best first; first of all by their losses."""
+    """What trials are sorted by, the best first; first of all by their losses, with what is added
+    to those that break constraints."""
     sign = -1.0 if direction == "maximize" else 1.0
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    ordered = sorted(_end(trial, sign) for trial in complete)
+    added = _added(trials, sign)
+    ordered = sorted(_end(trial, sign) + added(trial) for trial in complete)
     middle = max(len(ordered) // 2, num_top(len(trials)) - 1)
     cap = ordered[min(middle, len(ordered) - 1)] if ordered else -math.inf
     keys = []
     for trial in trials:
         pruned = trial.state == TrialState.PRUNED
         loss = _guess(trial, complete, sign) if pruned else _end(trial, sign)
+        loss += added(trial)
         keys.append((max(loss, cap), 1, loss) if pruned else (loss, 0, loss))
     return keys
+
+
+def _added(trials: Sequence[FrozenTrial], sign: float) -> Callable[[FrozenTrial], float]:
+    """What makes every trial that breaks the constraints worse than all that keep them, and the
+    worse, the further it misses them (as the samplers see it: Deb 2000,
+    https://doi.org/10.1016/S0045-7825(99)00389-8): the range of all losses, and as much again for
+    what is missed at the median."""
+    losses = [loss for trial in trials if math.isfinite(loss := _lowest(trial, sign))]
+    missed = [amount for trial in trials if (amount := violation(trial)) > 0]
+    if not missed:
+        return lambda _: 0.0
+    span = max(losses, default=0.0) - min(losses, default=0.0) or 1.0
+    unit = median(missed)
+
+    def added(trial: FrozenTrial) -> float:
+        amount = violation(trial)
+        return span * (1 + amount / unit) if amount > 0 else 0.0
+
+    return added
+
+
+def _lowest(trial: FrozenTrial, sign: float) -> float:
+    """The loss that a trial ended with, or the lowest that it had when it was pruned."""
+    if trial.state == TrialState.COMPLETE:
+        return _end(trial, sign)
+    return _so_far(trial, max(trial.intermediate_values, default=0), sign)
 
 
 def _end(trial: FrozenTrial, sign: float) -> float:

@@ -72,10 +72,16 @@ def _of_verdict(evidence: Evidence) -> Iterator[str]:
 def _lead(verdict: Verdict) -> str:
     """What to train with; of what can't be told apart, the simplest."""
     winner = verdict.winner
-    if winner.baseline == "unregularized":
-        return "Train without regularization: nothing that was searched did better on new images."
     if winner.baseline:
-        return "Keep your usual recipe: nothing that was searched did better on new images."
+        plain = winner.baseline == "unregularized"
+        what = "Train without regularization" if plain else "Keep your usual recipe"
+        if all(finalist.baseline for finalist in verdict.finalists):
+            why = (
+                "nothing that was searched scored higher, so nothing of it was tried on new images"
+            )
+        else:
+            why = "nothing that was searched did better on new images"
+        return f"{what}: {why}."
     settings = f"{winner.name}: {describe(winner.trial.params)}"
     for name, what in (("unregularized", "no regularization"), ("recipe", "your usual recipe")):
         baseline = verdict.baseline(name)

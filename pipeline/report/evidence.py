@@ -23,7 +23,8 @@ from pipeline.champion import Champion
 from pipeline.champion_record import recall_champion
 from pipeline.coordinator import standing
 from pipeline.decision import verdict, with_baselines
-from pipeline.diagnosis import Diagnosis, diagnose
+from pipeline.diagnosed import diagnosis_of
+from pipeline.diagnosis import Diagnosis
 from pipeline.errors import UserError
 from pipeline.finalists import KIND, Finalist, Verdict, finalist_name
 from pipeline.report.curves import Attempt, Curves, attempts, curves, read_events
@@ -33,7 +34,6 @@ from pipeline.study.carried import is_carried
 from pipeline.study.followup import FollowUp, open_followups
 from pipeline.study.ledger import Ledger
 from pipeline.study.store import SCORED
-from pipeline.study.trials import overrides_of
 from pipeline.tradeoff import TradeOff, trade_off
 from pipeline.transfer import Transfer, read_transfers
 
@@ -92,10 +92,6 @@ class Evidence:
         """The study's trials without those of another study."""
         return [trial for trial in self.trials if not is_carried(trial)]
 
-    @cached_property
-    def fits(self) -> float | None:
-        return self.ledger.fits()
-
     def recorded(self, name: str) -> Mapping[str, Any]:
         """What the study noted of itself at its start; empty where it didn't get so far."""
         found = self.ledger.study.user_attrs.get(f"regsearch.{name}")
@@ -108,12 +104,7 @@ class Evidence:
 
     def diagnosis(self, trial: FrozenTrial) -> Diagnosis | None:
         """Of a finished trial; None where its accuracies are not on record."""
-        scores = self.scored(trial)
-        if not {"train/clean_accuracy", "validation/accuracy"} <= scores.keys():
-            return None
-        settings = self.ledger.config.with_overrides(overrides_of(trial)).values()
-        train, validation = scores["train/clean_accuracy"], scores["validation/accuracy"]
-        return diagnose(train, validation, self.fits, settings)
+        return diagnosis_of(self.ledger, trial)
 
 
 def gather(ledger: Ledger) -> Evidence:

@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.ablation_design import first_that_regularizes
 from pipeline.errors import redact
 from pipeline.finalists import Finalist, Verdict
 from pipeline.registration import CHAMPION, OFFERED
@@ -163,7 +164,9 @@ def _next_steps(outcome: Outcome) -> RenderableType:
     steps = [("see every trial and its curves", _mlflow_line())]
     if outcome.verdict is not None and outcome.verdict.retrained:
         study, program = shlex.quote(outcome.config.study.name), _program("regsearch")
-        steps.append(("say what each regularizer is worth", f"{program} ablate {study}"))
+        trials = [finalist.trial for finalist in outcome.verdict.finalists]
+        if first_that_regularizes(outcome.config, trials):
+            steps.append(("say what each regularizer is worth", f"{program} ablate {study}"))
         steps.append(("put it all on one page", f"{program} report {study}"))
     there = [r.registered for r in outcome.registered if r.registered]
     champion = next((r for r in there if r.alias == CHAMPION), None)

@@ -62,18 +62,21 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(missed <= 0 for missed in trial.constraints.values())
 
 
+def violation(trial: FrozenTrial) -> float:
+    """By how much a finished trial misses its study's constraints, summed over them as the samplers
+    do; 0 where it keeps them all."""
+    return float(sum(missed for missed in trial.constraints.values() if missed > 0))
+
+
 def nearest_miss(complete: Sequence[FrozenTrial]) -> str:
     """Where no complete trial is feasible: which one comes nearest (in the sum over the bounds, as
     for the samplers), and by how much it misses which; else empty."""
     if not complete or any(map(is_feasible, complete)):
         return ""
-    missed = [{k: v for k, v in trial.constraints.items() if v > 0} for trial in complete]
-    nearest = min(range(len(complete)), key=lambda index: sum(missed[index].values()))
-    listed = " and ".join(f"{name} by {value:.4g}" for name, value in missed[nearest].items())
-    return (
-        "no trial keeps the constraints; "
-        f"the nearest, trial {complete[nearest].number}, misses {listed}"
-    )
+    nearest = min(complete, key=violation)
+    missed = {name: value for name, value in nearest.constraints.items() if value > 0}
+    listed = " and ".join(f"{name} by {value:.4g}" for name, value in missed.items())
+    return f"no trial keeps the constraints; the nearest, trial {nearest.number}, misses {listed}"
 
 
 def judged(

@@ -22,7 +22,7 @@ from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
 from pipeline.study.pruners import NoneSettings
 from pipeline.study.store import Store
-from pipeline.study.trials import LAST_EPOCH, OVERRIDES, Values, overrides_of
+from pipeline.study.trials import BASELINE, LAST_EPOCH, OVERRIDES, Values, overrides_of
 
 LABEL, GROUP, SEED, ANSWERS, WEIGHTS = (
     f"regsearch.{name}" for name in ("label", "group", "seed", "answers", "weight_statistics")
@@ -167,6 +167,11 @@ class FollowUp(Ledger):
 
     def seed_of(self, trial: FrozenTrial) -> int | str:
         return str(trial.user_attrs[SEED])
+
+
+def is_unregularized(trial: FrozenTrial) -> bool:
+    """Whether it is the unregularized baseline, of a search or among a follow-up's points."""
+    return "unregularized" in (trial.user_attrs.get(BASELINE), trial.user_attrs.get(GROUP))
 
 
 def followup_name(study: str, kind: str) -> str:

@@ -43,7 +43,7 @@ def verdict_words(evidence: Evidence) -> Iterator[str]:
     if winner.selection is None:
         score = show_metric(evidence.metric, winner.trial.value)
         yield f"The search likes {winner.name} best: {score} {evidence.metric}."
-        yield "It chose by that score, which flatters it; nothing is known on the selection images."
+        yield "It chose by that score, which flatters it, and nothing was trained again."
         return
     seeds, images = winner.scores.shape
     yield (
