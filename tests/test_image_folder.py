@@ -243,6 +243,15 @@ def test_no_classes(tmp_path, layout):
     assert str(tmp_path / "train") in error.value.cure
 
 
+def test_a_class_folder_whose_name_is_no_text(settings, tmp_path):
+    """It could not be registered with the champion, when all is trained."""
+    (tmp_path / "train/gr\udcfcn").mkdir()  # Latin-1's "grün"
+    with pytest.raises(UserError, match=r"the class folder 'gr\\udcfcn' is no text") as error:
+        load_splits(settings, seed=0)
+    str(error.value).encode()  # it can be printed
+    assert "rename" in error.value.cure
+
+
 def test_a_cache_that_cannot_be_written(settings, tmp_path):
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(UserError, match="cannot write the image cache") as error:

@@ -111,6 +111,10 @@ def test_a_table_has_a_multiplier_for_every_step(kind: str, num_epochs: int) -> 
     assert ((table >= 0) & (table <= 1)).all()
 
 
+def test_the_only_update_of_one_cycle_is_at_the_peak() -> None:
+    assert build_schedule(ADAPTER.validate_python({"kind": "one_cycle"}), 1, 1).table == [1.0]
+
+
 @pytest.mark.parametrize("num_epochs", [2, 3, 4])
 def test_one_cycle_ends_low_however_short_it_is(num_epochs: int) -> None:
     table = build_schedule(ADAPTER.validate_python({"kind": "one_cycle"}), num_epochs, 1).table

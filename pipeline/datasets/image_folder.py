@@ -81,7 +81,22 @@ def _class_folders(folder: Path, *, at_least: int) -> list[str]:
             rule=f"images are in {folder}/<class>/, and there are {at_least} classes at least",
             cure=f"place the images of each class in a folder of its own under {folder}",
         )
+    for name in names:
+        _require_text(name, folder)
     return names
+
+
+def _require_text(name: str, folder: Path) -> None:
+    """A name that is not in UTF-8 could not be kept with the model in the end."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the name of the class folder {name!a} is no text",
+            where=str(folder),
+            rule="a class is called as its folder, in UTF-8",
+            cure="rename that folder, in every split",
+        ) from None
 
 
 def _check_test_classes(test_classes: list[str], classes: list[str], folder: Path) -> None:

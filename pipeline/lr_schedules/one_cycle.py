@@ -24,7 +24,7 @@ class OneCycleSettings(LrScheduleSettings):
     """Where it ends, as a fraction of the learning rate."""
 
     def multipliers(self, total_steps: int, steps_per_epoch: int) -> Multipliers:  # noqa: ARG002
-        last = total_steps - 1
+        last = max(total_steps - 1, 1)  # a single update is made at the peak
         peak = max(self.rise_fraction * total_steps - 1, 0.0)
         phase = np.interp(np.arange(total_steps), [0.0, peak, last], [-1.0, 0.0, 1.0])
         floor = np.where(phase < 0, self.initial_fraction, self.final_fraction)

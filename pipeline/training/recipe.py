@@ -20,8 +20,9 @@ class TrainingSettings(Settings):
 
     epochs: Annotated[int, Field(ge=1)] = 25
     """Passes over the training images, at most."""
-    batch_size: Annotated[int, Field(ge=1)] = 128
-    """Images in a step. An incomplete last batch of an epoch is left out."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Images in a step, which batch norm and mixing relate to one another. An incomplete last batch
+    of an epoch is left out."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward and backward pass; `auto` takes bfloat16 where it is native."""
     engine: Literal["auto", "eager", "captured", "compiled"] = "auto"

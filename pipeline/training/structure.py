@@ -13,7 +13,9 @@ MASKS = ("dropout", "spatial_dropout", "stochastic_depth")
 
 @dataclass(frozen=True)
 class Structure:
-    """The parts that a step has. With a part's strength at 0 it changes nothing, to the last bit.
+    """The parts that a step has. With a part's strength at 0 it changes nothing: to the last bit,
+    but for a crop or flip beside a part that resamples, where a side of the images is no power of
+    2: that differs by rounding.
 
     Attributes:
         update: names the optimizer's rule.
