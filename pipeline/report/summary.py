@@ -127,7 +127,7 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
     together = others > 1 and verdict.retrained
     how = (
         f"each was trained again with {fresh_seeds(seeds)}; the best mean wins"
-        f"{', and is the more flattered, the more there are' if others else ''}"
+        f"{', which flatters it' if others else ''}"
         if verdict.retrained
         else f"the search chose by {metric}, which flatters the champion; nothing was trained again"
     )

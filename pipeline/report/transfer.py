@@ -10,6 +10,8 @@ from rich.text import Text
 from pipeline.transfer import SEARCHED, Transfer
 from pipeline.words import show_gain
 
+CHOSEN_HERE = "the interval of a column's best allows for its having been chosen there"
+
 
 def transfer_report(transfer: Transfer) -> list[RenderableType]:
     """What each finalist gains over no regularization, as it was and under the condition."""
@@ -20,6 +22,7 @@ def transfer_report(transfer: Transfer) -> list[RenderableType]:
     return [
         Text(f"gains over no regularization at {transfer.condition}", style="bold"),
         table,
+        Text(f"{CHOSEN_HERE}.", style="dim italic"),
         Text(transfer_sentence(transfer)),
     ]
 

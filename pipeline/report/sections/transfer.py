@@ -11,7 +11,7 @@ from pipeline.report.evidence import Evidence
 from pipeline.report.figures.transfer import transfer_figure
 from pipeline.report.page import Picture, Row, Section, Table
 from pipeline.report.sections.head import capital
-from pipeline.report.transfer import transfer_sentence
+from pipeline.report.transfer import CHOSEN_HERE, transfer_sentence
 from pipeline.transfer import CONDITIONS, SEARCHED, Transfer
 from pipeline.words import fresh_seeds, gain_unit, show_gain, show_mean
 
@@ -112,7 +112,7 @@ def _tables(evidence: Evidence, found: tuple[Transfer, ...]) -> Iterator[Table]:
         )
         runs.append(Row((shown, *cells), winner))
     yield Table(f"Mean {judged} on the selection images", ("finalist", *columns), scores)
-    text = "Gain over no regularization under the same condition"
+    text = f"Gain over no regularization under the same condition ({CHOSEN_HERE})"
     yield Table(text, ("finalist", *columns), worth)
     named = tuple(f"MLflow runs, {column}" for column in columns)
     yield Table("", ("finalist", *named), runs, folded="the MLflow runs of each")
