@@ -10,11 +10,13 @@ from pipeline.checkpoints import CheckpointStore
 from pipeline.coordinator import requeued
 from pipeline.errors import UserError
 from pipeline.events import StudyEnded, now_ms
+from pipeline.finalists import KIND
 from pipeline.journal import JournalWriter, journal_folder
 from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.presence import is_anybody_present
+from pipeline.registry import aliases, has_files
 from pipeline.status import open_ledgers
-from pipeline.study.followup import FollowUp, open_followups
+from pipeline.study.followup import REFIT, FollowUp, open_followups
 from pipeline.study.ledger import Ledger
 from pipeline.study.owner import has_died
 from pipeline.study.store import OWNER
@@ -45,6 +47,8 @@ def _look_at(ledger: Ledger, fix: bool) -> Iterator[Finding]:
     for followup in followups:
         yield from _named(followup.kind, _stale_trials(followup, fix))
         yield from _named(followup.kind, _files(followup, fix))
+        if followup.kind in (KIND, REFIT):
+            yield from _named(followup.kind, _missing_nets(followup))
     yield from _mlflow(ledger, fix, followups)
 
 
@@ -99,6 +103,28 @@ def _missing_weights(ledger: Ledger) -> Iterator[Finding]:
         yield Finding(f"the weights of the best trial, {number}, are gone", False)
 
 
+def _missing_nets(followup: FollowUp) -> Iterator[Finding]:
+    """Trainings of which one is registered without their weights."""
+    there = {*WeightStore(followup.uuid).trials()}
+    for trial in followup.counting():
+        if trial.number not in there:
+            name = followup.name_of(trial)
+            text = f"the weights of {name} are gone; `regsearch run` trains it again if need be"
+            yield Finding(text, False)
+
+
+def _missing_models(ledger: Ledger, mirror: Mirror) -> Iterator[Finding]:
+    """This study's models in the registry whose files are gone."""
+    name = ledger.config.registry.model_name
+    for alias in aliases(mirror.client, name):
+        version = mirror.client.get_model_version_by_alias(name, alias)
+        run = mirror.client.get_run(str(version.run_id))
+        own = run.info.experiment_id == mirror.experiment_id
+        if own and not has_files(mirror.client, version):
+            uri = f"models:/{name}@{alias}"
+            yield Finding(f"the files of {uri} are gone; `regsearch sync` makes them anew", False)
+
+
 def _mlflow(
     ledger: Ledger, fix: bool, followups: Sequence[FollowUp] = (), parent: Mirror | None = None
 ) -> Iterator[Finding]:
@@ -114,6 +140,8 @@ def _mlflow(
             return
         yield from agree(ledger, mirror, fix=fix)
         yield from _study_run(ledger, mirror, fix)
+        if parent is None:
+            yield from _missing_models(ledger, mirror)
         for followup in followups:
             yield from _named(followup.kind, _mlflow(followup, fix, parent=mirror))
     finally:

@@ -39,6 +39,7 @@ from pipeline.datasets import (
 from pipeline.errors import UserError
 from pipeline.exported_model import LoadedModel, ModelInfo
 from pipeline.readings import Reading, complete, open_box
+from pipeline.registry import has_files
 from pipeline.statistics import Scores, score
 from pipeline.tracking import DatasetInfo, connect, dataset_input
 from pipeline.training.loop import eval_batch_size
@@ -90,7 +91,7 @@ def evaluate(
     """
     client = connect(create=False)
     version = _find_version(client, model_uri)
-    model = _fetch(version)
+    model = _fetch(client, version)
     info = model.info
     data = data or _recorded_data(info)
     splits = load_splits(data, info.seed, progress)
@@ -156,8 +157,14 @@ def _list_models(client: MlflowClient) -> str:
     return ", ".join(sorted(uris)) or "no registered model with an alias"
 
 
-def _fetch(version: ModelVersion) -> LoadedModel:
+def _fetch(client: MlflowClient, version: ModelVersion) -> LoadedModel:
     uri = f"models:/{version.name}/{version.version}"
+    if not has_files(client, version):
+        raise UserError(
+            f"the files of {uri} are gone",
+            rule="a version's files lie in `mlruns/`, or on MLflow's server",
+            cure="`regsearch sync` registers it once more, from the weights that the study keeps",
+        )
     with TemporaryDirectory() as folder:
         path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
         return exported_model.load(Path(path))

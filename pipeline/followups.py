@@ -75,6 +75,7 @@ class Workshop:
         self._inherit(followup)
         followup.add(points)
         if followup.is_over():
+            self._make_up(followup)
             return followup
         folds = followup.folds_validation
         how = "on training and validation images" if folds else "with fresh seeds"
@@ -101,6 +102,20 @@ class Workshop:
             finally:
                 mirror.close(AWAY_SEC)
         return followup
+
+    def _make_up(self, followup: FollowUp) -> None:
+        """Tell MLflow of a follow-up that was trained before: it may be another MLflow now."""
+        try:
+            self.mirror.followup_run_id(followup.uuid, followup.kind)
+        except LookupError:
+            mirror = open_mirror(followup, self.mirror)
+            try:
+                if deliver(mirror, FLUSH_SEC):
+                    agree(followup, mirror)
+            finally:
+                mirror.close(AWAY_SEC)
+        except (MlflowException, OSError) as error:
+            self.view.note(f"MLflow could not be asked for the {followup.kind}: {error}")
 
     def _inherit(self, followup: FollowUp) -> None:
         """What a follow-up says of itself is what its study says."""

@@ -7,15 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlflow.exceptions import MlflowException
+from torch import nn
 
 from pipeline.champion import Champion
 from pipeline.config import RunConfig
 from pipeline.datasets import Splits
 from pipeline.exported_model import ModelInfo
 from pipeline.finalists import Finalist
-from pipeline.nets import Nets, load_nets, nets_of
+from pipeline.nets import Nets, NotKeptError, load_nets, nets_of
 from pipeline.registry import Registered, aliases, register, retire
 from pipeline.scoring import Scorer, reason_of, weights_of
+from pipeline.state_file import DamagedFileError
 from pipeline.study.baselines import BASELINES
 from pipeline.study.followup import FollowUp
 from pipeline.study.ledger import Ledger
@@ -28,6 +30,7 @@ from pipeline.weights import WeightStore
 CHAMPION = "champion"
 OFFERED = re.compile(r"trial-\d+")
 """Alias of a finalist that one may prefer to the champion by another metric."""
+LOST = "the weights of its training are gone; `regsearch run` with its space file trains it again"
 AWAY = "MLflow does not answer; `regsearch sync` registers it later"
 
 
@@ -133,6 +136,14 @@ class Registrar:
             return Registration(alias, nets.name, problem=AWAY)
         try:
             registered = self._register(alias, nets, metrics, mirror)
+        except (NotKeptError, DamagedFileError) as error:
+            if nets.followup is None:
+                return Registration(alias, nets.name, problem=reason_of(error))
+            kept = WeightStore(nets.followup.uuid)
+            for trial in nets.followup.counting():
+                if not kept.is_sound(trial.number):
+                    nets.followup.set_aside(trial)
+            return Registration(alias, nets.name, problem=LOST)
         except Exception as error:  # noqa: BLE001 - see above; the summary tells the reason
             return Registration(alias, nets.name, problem=reason_of(error))
         return Registration(alias, nets.name, registered)
@@ -143,14 +154,19 @@ class Registrar:
         followup, study_run_id = nets.followup, None
         if followup is not None:
             study_run_id = mirror.followup_run_id(followup.uuid, followup.kind)
-        config, model = load_nets(nets, self.config, self.data, weights_of(nets, self.ledger))
+
+        def made() -> tuple[nn.Module, ModelInfo]:
+            weights = weights_of(nets, self.ledger)
+            config, model = load_nets(nets, self.config, self.data, weights)
+            return model, self._model_info(config, metrics, len(nets.trials))
+
         return register(
             mirror.client,
             mirror.trial_run_id(nets.trials[0].number, study_run_id),
-            model,
-            self._model_info(config, metrics, len(nets.trials)),
-            config.registry.model_name,
+            made,
+            self.config.registry.model_name,
             alias,
+            num_nets=len(nets.trials),
             take_over=bool(self.ledger.study.user_attrs.get("regsearch.has_news")),
         )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from torch import nn
@@ -18,6 +20,7 @@ from pipeline.exported_model import InferenceModel, ModelInfo
 
 NUM_NETS = "regsearch.num_nets"
 """Tag of a version, and of its logged model: so many nets' probabilities are averaged."""
+_SOURCE = "models:/"
 
 
 @dataclass(frozen=True)
@@ -54,32 +57,35 @@ class Registered:
 def register(
     client: MlflowClient,
     run_id: str,
-    model: nn.Module,
-    info: ModelInfo,
+    make: Callable[[], tuple[nn.Module, ModelInfo]],
     model_name: str,
     alias: str = "champion",
     *,
+    num_nets: int = 1,
     take_over: bool = True,
 ) -> Registered:
     """Registers a run's model and points the alias at it; a run has one version for each number of
-    nets, however often it is registered.
+    nets, however often it is registered, as long as its files are there.
 
     Args:
-        model: maps normalized images (N, C, H, W) to logits (N, K), on any device; not changed.
+        make: the model, which maps normalized images (N, C, H, W) to logits (N, K), on any device;
+            it is not changed. Called where the run has no version of it.
+        num_nets: that the model is made of.
         take_over: move the alias even if it points at another study's model.
 
     Raises:
         MlflowException: the store is away, or refuses.
-        RuntimeError: what was saved does not answer as `model` does.
+        RuntimeError: what was saved does not answer as the model does.
+        Exception: whatever `make` raises.
     """
-    _create_registered_model(client, model_name)
     versions = client.search_model_versions(f"name = '{model_name}' and run_id = '{run_id}'")
-    known = [v for v in versions if v.tags.get(NUM_NETS, "1") == str(info.num_nets)]
-    if known:
-        version = known[0]
-    else:
+    alike = (v for v in versions if v.tags.get(NUM_NETS, "1") == str(num_nets))
+    version = next((v for v in alike if has_files(client, v)), None)
+    if version is None:
+        model, info = make()
+        _create_registered_model(client, model_name)
         model_id = _log_model(client, run_id, InferenceModel(model, info), info, model_name)
-        source = f"models:/{model_id}"
+        source = f"{_SOURCE}{model_id}"
         version = client.create_model_version(
             model_name, source, run_id, _tags(info), model_id=model_id
         )
@@ -88,6 +94,13 @@ def register(
     if has_alias:
         client.set_registered_model_alias(model_name, alias, version.version)
     return Registered(model_name, int(version.version), alias, other, has_alias)
+
+
+def has_files(client: MlflowClient, version: ModelVersion) -> bool:
+    """Whether the files of a registered version are where MLflow looks for them."""
+    model_id = str(version.source).removeprefix(_SOURCE)  # MLflow 3.17 leaves `model_id` empty
+    files = client.list_logged_model_artifacts(model_id)
+    return any(file.path == "MLmodel" for file in files)
 
 
 def aliases(client: MlflowClient, name: str) -> list[str]:

@@ -25,11 +25,11 @@ from pipeline.models import build_model
 from pipeline.places import DEFAULT_STORAGE
 from pipeline.presence import present
 from pipeline.progress import View
-from pipeline.registration import Registrar, Registration
+from pipeline.registration import AWAY, Registrar, Registration
 from pipeline.retold import retell
 from pipeline.standing import Standing
 from pipeline.study.ledger import Ledger
-from pipeline.study.record import remember, remember_settings
+from pipeline.study.record import remember, remember_settings, require_known_data
 from pipeline.study.storage import open_storage
 from pipeline.study.warm_start import carry, find_warm_start
 from pipeline.tracking import Mirror
@@ -81,9 +81,11 @@ class Outcome:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the study got as far as it could, with a champion to show for it."""
+        """Whether the study got as far as it could, with a champion to show for it; MLflow may be
+        away."""
         given_up = self.too_many_failures or self.is_final_given_up
-        return self.verdict is not None and not given_up
+        lost = any(entry.problem not in ("", AWAY) for entry in self.registered)
+        return self.verdict is not None and not given_up and not lost
 
 
 def run_search(space: Space, options: Options, view: View) -> Outcome:
@@ -99,6 +101,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     splits = load_splits(config.data, config.study.seed, view.loading)
     build_model(config.model, config.regularization, splits.image_shape, splits.num_classes)
     store = open_storage(options.storage)
+    require_known_data(store, config.study.name, splits.digest)
     warm = find_warm_start(config, store, splits.digest)
     ledger = Ledger(config, store, extend=options.extend)
     remember_settings(ledger)

@@ -49,6 +49,10 @@ class StateStore:
         """Remove a trial's file, if there is one."""
         self.path(trial).unlink(missing_ok=True)
 
+    def is_sound(self, trial: int) -> bool:
+        """Whether the trial has a file, and it can be read."""
+        return self.path(trial).exists() and trial not in dict(self.check())
+
     def check(self) -> list[tuple[int, str]]:
         """The trials whose files are damaged or unreadable, and what is wrong with them."""
         problems = []

@@ -72,8 +72,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Ite
         client = MlflowClient()
         experiment_id = client.create_experiment("study")
         run_id = client.create_run(experiment_id).info.run_id
-        register(client, run_id, AlwaysThree(), info, "digits")
-        register(client, run_id, AlwaysThree(), info.model_copy(update=colour), "colour")
+        register(client, run_id, lambda: (AlwaysThree(), info), "digits")
+        in_colour = info.model_copy(update=colour)
+        register(client, run_id, lambda: (AlwaysThree(), in_colour), "colour")
         yield Shop(client, run_id)
 
 

@@ -82,7 +82,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Ite
         client = MlflowClient()
         run_id = new_run(client, "study")
         client.log_param(run_id, "model.width", 4)
-        yield Shop(folder, net, run_id, register(client, run_id, net, INFO, "pets"))
+        yield Shop(folder, net, run_id, register(client, run_id, lambda: (net, INFO), "pets"))
 
 
 def new_run(client: MlflowClient, experiment: str) -> str:
@@ -122,7 +122,7 @@ def test_exporting_leaves_the_net_as_it_was() -> None:
 
 def test_a_run_registered_again_has_one_version_and_both_aliases(shop: Shop) -> None:
     client = MlflowClient()
-    again = register(client, shop.run_id, shop.net, INFO, "pets", alias="default-recipe")
+    again = register(client, shop.run_id, lambda: (shop.net, INFO), "pets", alias="default-recipe")
     assert again.version == 1
     [version] = client.search_model_versions("name = 'pets'")
     aliases = client.get_model_version("pets", version.version).aliases
@@ -132,14 +132,14 @@ def test_a_run_registered_again_has_one_version_and_both_aliases(shop: Shop) -> 
 @pytest.mark.usefixtures("workspace")
 def test_another_studys_alias_is_taken_with_a_word_or_left_alone() -> None:
     client, net = MlflowClient(), trained_vgg()
-    first = register(client, new_run(client, "first"), net, INFO, "cats")
-    again = register(client, new_run(client, "first"), net, INFO, "cats")
+    first = register(client, new_run(client, "first"), lambda: (net, INFO), "cats")
+    again = register(client, new_run(client, "first"), lambda: (net, INFO), "cats")
     assert (first.other, again.other) == ("", "")  # a study may change its mind
-    left = register(client, new_run(client, "second"), net, INFO, "cats", take_over=False)
+    left = register(client, new_run(client, "second"), lambda: (net, INFO), "cats", take_over=False)
     assert left.other == "version 2 of the study first"
     assert left.uri == "models:/cats/3"
     assert client.get_model_version_by_alias("cats", "champion").version == 2
-    taken = register(client, new_run(client, "second"), net, INFO, "cats", take_over=True)
+    taken = register(client, new_run(client, "second"), lambda: (net, INFO), "cats", take_over=True)
     assert (taken.other, taken.uri) == ("version 2 of the study first", "models:/cats@champion")
     assert client.get_model_version_by_alias("cats", "champion").version == 4
 
@@ -148,8 +148,8 @@ def test_another_studys_alias_is_taken_with_a_word_or_left_alone() -> None:
 def test_only_a_studys_own_alias_is_retired() -> None:
     client, net = MlflowClient(), trained_vgg()
     own, other = new_run(client, "first"), new_run(client, "second")
-    register(client, own, net, INFO, "cats", "trial-7")
-    register(client, other, net, INFO, "cats", "trial-8")
+    register(client, own, lambda: (net, INFO), "cats", "trial-7")
+    register(client, other, lambda: (net, INFO), "cats", "trial-8")
     experiment = client.get_run(own).info.experiment_id
     for alias in ("trial-7", "trial-8", "trial-9"):
         retire(client, "cats", alias, experiment)

@@ -73,6 +73,15 @@ class BookStore(PatientStorage):
                 )
 
     @persistent
+    def replace_user_attrs(self, study_id: int, trial_id: int, attrs: Mapping[str, Any]) -> None:
+        """Give a trial other values of user attributes that it has; a finished one too."""
+        model = models.TrialUserAttributeModel
+        with self._transaction(lock_study=study_id) as session:
+            for key, value in attrs.items():
+                session.query(model).filter(model.trial_id == trial_id, model.key == key).update(
+                    {"value_json": json.dumps(value)}, synchronize_session=False
+                )
+
     def replace_system_attrs(
         self, study_id: int, prefix: str, attrs: Mapping[int, Mapping[str, Any]]
     ) -> None:

@@ -27,6 +27,7 @@ from pipeline.study.trials import BASELINE, LAST_EPOCH, OVERRIDES, Values, overr
 LABEL, GROUP, SEED, ANSWERS, WEIGHTS = (
     f"regsearch.{name}" for name in ("label", "group", "seed", "answers", "weight_statistics")
 )
+_LOST = " (lost)"
 WEIGHTS_TABLE = "weights.json"
 """What MLflow calls the statistics of a net's weights, a row a layer."""
 CHANGES = "regsearch.changes"
@@ -119,6 +120,16 @@ class FollowUp(Ledger):
                 | ({} if point.last_epoch is None else {LAST_EPOCH: point.last_epoch}),
             )
             self.store.enqueue(self.id, waiting, LABEL)
+
+    def set_aside(self, trial: FrozenTrial) -> None:
+        """A training whose weights are lost counts no more: `add` queues its point once more."""
+        lost = {name: f"{trial.user_attrs[name]}{_LOST}" for name in (LABEL, GROUP)}
+        self.store.replace_user_attrs(self.id, trial._trial_id, lost)
+
+    def counting(self) -> list[FrozenTrial]:
+        """The complete trainings, without those that were set aside."""
+        complete = self.trials(TrialState.COMPLETE)
+        return [trial for trial in complete if not str(trial.user_attrs[GROUP]).endswith(_LOST)]
 
     def fits(self) -> float | None:
         """As its study knows it: its own trainings are no baselines."""

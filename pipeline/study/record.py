@@ -17,9 +17,11 @@ from pipeline.config import RunConfig
 from pipeline.config.space_file import Space
 from pipeline.errors import UserError
 from pipeline.study.ledger import Ledger
+from pipeline.study.spec import require_same_data
 from pipeline.study.store import Store
 
 _SETTINGS = "regsearch.settings"
+DATA_DIGEST = "regsearch.data_digest"
 
 
 def versions() -> dict[str, str]:
@@ -57,6 +59,14 @@ def changed_versions(then: Mapping[str, str]) -> list[str]:
         for name in now
         if then.get(name) != now[name]
     ]
+
+
+def require_known_data(store: Store, study: str, digest: str) -> None:
+    """Raise a `UserError` if the images are not those that a study of the store was begun with:
+    before anything of it is changed."""
+    for known in store.get_all_studies():
+        if known.study_name == study and DATA_DIGEST in known.user_attrs:
+            require_same_data(known.user_attrs[DATA_DIGEST], digest, study)
 
 
 def remember_settings(ledger: Ledger) -> None:

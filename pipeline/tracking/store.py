@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
 
 from pipeline.errors import UserError, redact
+from pipeline.tracking.moved import follow
 
 # MLflow's own retries repeat a POST whose reply was lost, which makes a second run, and they block
 # a call for two minutes. Delivery retries instead, and looks first whether the run is there.
@@ -98,10 +99,15 @@ def is_final(error: Exception) -> bool:
 
 def _no_answer(uri: str, error: Exception) -> UserError:
     reason = redact(str(error)).partition("\n")[0]
+    given = bool(os.environ.get("MLFLOW_TRACKING_URI"))
+    server = "start that server" if uri.startswith(("http://", "https://")) else "mend that store"
     return UserError(
         f"no MLflow store answers at {redact(uri)}: {reason}",
-        where="MLFLOW_TRACKING_URI",
-        cure="start that server, or unset the variable to use mlflow.db in this folder",
+        where="MLFLOW_TRACKING_URI" if given else "mlflow.db in this folder",
+        cure=f"{server}, or unset the variable to use mlflow.db in this folder"
+        if given
+        else "move it away, and `regsearch sync` fills a new one from the studies here; or set "
+        "MLFLOW_TRACKING_URI to another store",
     )
 
 
@@ -116,6 +122,8 @@ def _prepare_database(url: sql.URL, create: bool) -> None:
                 cure="go to the folder of the search, or set the variable to the store it wrote to",
             )
         _make_file(url, file)
+    if file is not None:
+        follow(file)
     engine = sql.create_engine(url)
     tables = set(sql.inspect(engine).get_table_names())
     engine.dispose()
