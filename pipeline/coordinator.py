@@ -171,8 +171,9 @@ def standing(ledger: Ledger) -> Standing:
         for trial in trials
         if trial.state == TrialState.PRUNED
     )
+    finished = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
     return Standing(
-        target=ledger.target,
+        target=max(ledger.target, finished),  # it may have been lowered since
         complete=states.count(TrialState.COMPLETE),
         pruned=states.count(TrialState.PRUNED),
         failed=states.count(TrialState.FAIL),

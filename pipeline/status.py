@@ -108,7 +108,12 @@ def _champion(ledger: Ledger, followups: Sequence[FollowUp]) -> str:
     if found is None or ledger.study.user_attrs.get("regsearch.winner") is None:
         return ""
     nets = found.nets
-    return f"{nets.name}, {show_mean(nets.judged, nets.selection)} {nets.judged} on selection"
+    what = (
+        "its registered net has" if len(nets.trials) == 1 else "its registered nets have, as one,"
+    )
+    return (
+        f"{nets.name}; {what} {show_mean(nets.judged, nets.selection)} {nets.judged} on selection"
+    )
 
 
 def _followup_status(followup: FollowUp) -> FollowUpStatus:

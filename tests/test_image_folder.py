@@ -1,5 +1,6 @@
 """Folders of images: what they become, their cache, and every way in which they can be wrong."""
 
+import os
 from pathlib import Path
 from shutil import copytree
 
@@ -241,6 +242,13 @@ def test_no_classes(tmp_path, layout):
     with pytest.raises(UserError, match="class folders in") as error:
         load_splits(ImageFolderSettings(root=str(tmp_path)), seed=0)
     assert str(tmp_path / "train") in error.value.cure
+
+
+def test_a_pipe_that_is_called_as_an_image_is_not_waited_for(settings, tmp_path):
+    os.mkfifo(tmp_path / "train/red/pipe.png")
+    with pytest.raises(UserError, match="is no file") as error:
+        load_splits(settings, seed=0)
+    assert error.value.where.endswith("pipe.png")
 
 
 def test_a_class_folder_whose_name_is_no_text(settings, tmp_path):

@@ -86,6 +86,16 @@ def test_the_unregularized_baseline_switches_off_every_regularizer_that_is_on(
     }
 
 
+def test_where_nothing_is_searched_the_baselines_are_all_there_is(tmp_path: Path) -> None:
+    text = TINY[: TINY.index("search:")] + TINY[TINY.index("registry:") :]
+    ledger = open_ledger(tmp_path, "study.trials=9", "regularization.dropout=0.5", text=text)
+    assert ledger.target == 2
+    for _ in range(2):
+        ledger.complete(claimed(ledger), 0.5)
+    assert ledger.claim() is None
+    assert ledger.is_over()
+
+
 def test_the_budget_counts_complete_and_pruned_trials_over_all_runs(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)  # 4 trials
     for end in ("complete", "prune", "fail", "complete"):

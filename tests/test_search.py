@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -302,14 +303,17 @@ def test_an_unknown_device_is_told_before_any_trial() -> None:
 
 
 def test_a_finalist_whose_weights_are_gone_is_told_and_the_others_are_kept(
-    workspace: Path,
+    workspace: Path, mlflow_template: Path
 ) -> None:
+    """To an MLflow that doesn't have it yet."""
     first, _ = search(workspace)
     assert first.verdict
     baseline = next(f for f in first.verdict.finalists[1:] if f.baseline)
     for path in (workspace / "mlruns" / "weights").rglob(f"trial-{baseline.trial.number:05d}.pt"):
         path.unlink()
+    shutil.copy(mlflow_template, workspace)
     again, printed = search(workspace)
+    assert not again.succeeded
     problems = {entry.alias: entry.problem for entry in again.registered}
     assert "were not kept" in problems[baseline.name]
     assert problems["champion"] == ""

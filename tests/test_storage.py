@@ -54,6 +54,8 @@ def test_mlflows_own_database_is_refused_and_left_alone(workspace: Path, spellin
         "postgresql://user:canary@localhost:1/none",
         "nonsense://user:canary@nowhere/x",
         "not a url canary",
+        "sqlite:///:memory:",
+        "sqlite://",
         "sqlite:////proc/canary/optuna.db",
     ],
 )

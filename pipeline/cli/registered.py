@@ -36,7 +36,7 @@ def evaluate(
 
 
 def ui(
-    port: Annotated[int, typer.Option(help="The port to serve on.")] = 5000,
+    port: Annotated[int, typer.Option(help="The port to serve on.", min=1, max=65_535)] = 5000,
     host: Annotated[str, typer.Option(help="The address to serve on.")] = "127.0.0.1",
     allow: Annotated[
         list[str] | None,

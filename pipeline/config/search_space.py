@@ -38,9 +38,9 @@ class Suggesting(Protocol):
 class Entry(Settings):
     """What the three types of entries share."""
 
-    when: dict[str, Choice | Annotated[list[Choice], Field(max_length=MAX_CHOICES)]] = Field(
-        default_factory=dict
-    )
+    when: dict[
+        str, Choice | Annotated[list[Choice], Field(min_length=1, max_length=MAX_CHOICES)]
+    ] = Field(default_factory=dict)
     """The searched settings, and the values of theirs, under which this one is searched."""
 
     def is_active(self, sample: Mapping[str, Scalar]) -> bool:

@@ -6,6 +6,7 @@ Any size, greyscale or colour. They are decoded once (see `image_cache`) and mem
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,7 +28,7 @@ class ImageFolderSettings(DataSettings):
     """
 
     kind: Literal["image_folder"] = "image_folder"
-    image_size: Annotated[int, Field(ge=8)] = 32
+    image_size: Annotated[int, Field(ge=8, le=1_024)] = 32
     """Height and width that images are resized to, in pixels."""
     channels: Literal["auto", 1, 3] = "auto"
     """1 for greyscale, 3 for colour, "auto" for greyscale when every training image is."""
@@ -142,4 +143,10 @@ def _image_file(entry: os.DirEntry[str], class_name: str) -> ImageFile:
             where=entry.path,
             cure="restore what it links to, or delete it",
         ) from error
+    if not stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
+        raise UserError(
+            "what is called as an image is no file",
+            where=entry.path,
+            cure="place image files there, or rename it",
+        )
     return ImageFile(entry.path, class_name, status.st_size, status.st_mtime_ns)

@@ -23,7 +23,7 @@ class ResnetSettings(ModelSettings):
 
     kind: Literal["resnet"] = "resnet"
     """Three stages of residual blocks at full, half and quarter size."""
-    width: Annotated[int, Field(ge=4)] = 32
+    width: Annotated[int, Field(ge=4, le=4_096)] = 32
     """Channels of the first stage; the second has twice, the third four times as many."""
     depth: Annotated[int, Field(ge=1)] = 2
     """Residual blocks a stage."""

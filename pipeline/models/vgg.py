@@ -22,11 +22,11 @@ class VggSettings(ModelSettings):
 
     kind: Literal["vgg"] = "vgg"
     """Three blocks of two 3x3 convolutions, and a head with one hidden layer."""
-    width: Annotated[int, Field(ge=4)] = 64
+    width: Annotated[int, Field(ge=4, le=4_096)] = 64
     """Channels of the first block; the second has twice, the third four times as many."""
     norm: Norm = "batch"
     """What normalizes after each convolution."""
-    head_width: Annotated[int, Field(ge=1)] = 512
+    head_width: Annotated[int, Field(ge=1, le=65_536)] = 512
     """Hidden units of the head."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> nn.Module:

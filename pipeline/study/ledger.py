@@ -100,8 +100,9 @@ class Ledger(Trials):
 
     @property
     def target(self) -> int:
-        """How many trials shall be finished."""
-        return self.config.study.trials
+        """How many trials shall be finished: where nothing is searched, the baselines."""
+        trials = self.config.study.trials
+        return trials if self.config.search else min(trials, len(baselines(self.config)))
 
     def _open_study(self) -> optuna.Study:
         config = self.config
@@ -187,7 +188,7 @@ class Ledger(Trials):
 
     def is_over(self) -> bool:
         """Whether `study.trials` are finished."""
-        return self.num_finished() >= self.config.study.trials
+        return self.num_finished() >= self.target
 
     def sweep(self) -> list[Swept]:
         """Let the trials whose worker is dead or silent wait for another attempt."""
@@ -222,8 +223,8 @@ class Ledger(Trials):
     def _budget(self) -> int | None:
         """How many trials there may be, running ones included; None for those that wait alone."""
         if self.config.study.warm_start is None:
-            return self.config.study.trials
-        return self.config.study.trials + sum(map(is_carried, self.trials(*FINISHED)))
+            return self.target
+        return self.target + sum(map(is_carried, self.trials(*FINISHED)))
 
     def _settings_of(
         self, trial: optuna.Trial, frozen: FrozenTrial

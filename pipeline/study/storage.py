@@ -70,13 +70,15 @@ def open_storage(
             f"can't open the study's store {redact(url)}: {redact(str(error)).splitlines()[0]}",
             where="--storage",
             rule="an SQLAlchemy URL of an SQLite or PostgreSQL database that can be written",
-            cure=_cure(error),
+            cure=_cure(error, url),
         ) from None
 
 
-def _cure(error: Exception) -> str:
+def _cure(error: Exception, url: str) -> str:
     if "no longer compatible" in str(error):
         return "`regsearch doctor --fix` brings its tables up to date; make a copy first"
+    if url == DEFAULT_STORAGE:
+        return "restore it from a copy, or move it away to begin anew"
     return f"check it, or leave it out to use {DEFAULT_STORAGE}"
 
 
@@ -173,8 +175,11 @@ def _sqlite_path(url: str) -> Path | None:
     from sqlalchemy.engine import make_url
 
     parsed = make_url(url)
-    is_file = parsed.get_backend_name() == "sqlite" and parsed.database
-    return Path(str(parsed.database)) if is_file else None
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    if parsed.database in (None, "", ":memory:"):
+        raise ValueError("it names no file, and workers could not share the study")
+    return Path(str(parsed.database))
 
 
 @contextmanager

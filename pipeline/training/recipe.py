@@ -18,7 +18,7 @@ from pipeline.training.early_stopping import EarlyStoppingSettings
 class TrainingSettings(Settings):
     """`training:` - how long, in which batches, with which optimizer."""
 
-    epochs: Annotated[int, Field(ge=1)] = 25
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 25
     """Passes over the training images, at most."""
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Images in a step, which batch norm and mixing relate to one another. An incomplete last batch
