@@ -14,7 +14,7 @@ from pipeline.finalists import KIND
 from pipeline.journal import JournalWriter, journal_folder
 from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.presence import is_anybody_present
-from pipeline.registry import aliases, has_files
+from pipeline.registry import without_files
 from pipeline.status import open_ledgers
 from pipeline.study.followup import REFIT, FollowUp, open_followups
 from pipeline.study.ledger import Ledger
@@ -104,7 +104,7 @@ def _missing_weights(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _missing_nets(followup: FollowUp) -> Iterator[Finding]:
-    """Trainings of which one is registered without their weights."""
+    """Trainings without their weights: those of some finalists are registered."""
     there = {*WeightStore(followup.uuid).trials()}
     for trial in followup.counting():
         if trial.number not in there:
@@ -116,13 +116,9 @@ def _missing_nets(followup: FollowUp) -> Iterator[Finding]:
 def _missing_models(ledger: Ledger, mirror: Mirror) -> Iterator[Finding]:
     """This study's models in the registry whose files are gone."""
     name = ledger.config.registry.model_name
-    for alias in aliases(mirror.client, name):
-        version = mirror.client.get_model_version_by_alias(name, alias)
-        run = mirror.client.get_run(str(version.run_id))
-        own = run.info.experiment_id == mirror.experiment_id
-        if own and not has_files(mirror.client, version):
-            uri = f"models:/{name}@{alias}"
-            yield Finding(f"the files of {uri} are gone; `regsearch sync` makes them anew", False)
+    for alias in without_files(mirror.client, name, mirror.experiment_id):
+        uri = f"models:/{name}@{alias}"
+        yield Finding(f"the files of {uri} are gone; `regsearch sync` makes them anew", False)
 
 
 def _mlflow(

@@ -21,6 +21,7 @@ from pipeline.exported_model import InferenceModel, ModelInfo
 NUM_NETS = "regsearch.num_nets"
 """Tag of a version, and of its logged model: so many nets' probabilities are averaged."""
 _SOURCE = "models:/"
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,34 @@ def register(
 
 
 def has_files(client: MlflowClient, version: ModelVersion) -> bool:
-    """Whether the files of a registered version are where MLflow looks for them."""
-    model_id = str(version.source).removeprefix(_SOURCE)  # MLflow 3.17 leaves `model_id` empty
-    files = client.list_logged_model_artifacts(model_id)
+    """Whether the files of a registered version are where MLflow looks for them; what was not
+    registered by `register` is taken to have its own."""
+    source = str(version.source)
+    if not source.startswith(_SOURCE):
+        return True
+    # MLflow 3.17 leaves `version.model_id` empty.
+    files = client.list_logged_model_artifacts(source.removeprefix(_SOURCE))
     return any(file.path == "MLmodel" for file in files)
+
+
+def without_files(client: MlflowClient, name: str, experiment_id: str) -> list[str]:
+    """The aliases of a registered model that point at models of this experiment whose files are
+    gone."""
+    found = []
+    for alias in aliases(client, name):
+        version = client.get_model_version_by_alias(name, alias)
+        if _is_of(client, version, experiment_id) and not has_files(client, version):
+            found.append(alias)
+    return found
+
+
+def _is_of(client: MlflowClient, version: ModelVersion, experiment_id: str) -> bool:
+    try:
+        return bool(client.get_run(str(version.run_id)).info.experiment_id == experiment_id)
+    except MlflowException as error:
+        if error.error_code in _ABSENT:  # its run is gone
+            return False
+        raise
 
 
 def aliases(client: MlflowClient, name: str) -> list[str]:
@@ -117,12 +142,11 @@ def retire(client: MlflowClient, name: str, alias: str, experiment_id: str) -> N
     """Delete an alias that points at a model of this experiment; another's is left alone."""
     try:
         version = client.get_model_version_by_alias(name, alias)
-        own = client.get_run(str(version.run_id)).info.experiment_id == experiment_id
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return  # there is none, or its run is gone
+        if error.error_code in _ABSENT:
+            return
         raise
-    if own:
+    if _is_of(client, version, experiment_id):
         client.delete_registered_model_alias(name, alias)
 
 
@@ -132,7 +156,7 @@ def _version_of_another_study(client: MlflowClient, name: str, alias: str, run_i
         version = client.get_model_version_by_alias(name, alias)
         before = client.get_run(str(version.run_id)).info.experiment_id
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in _ABSENT:
             return ""  # there is none, or its run is gone
         raise
     if before == client.get_run(run_id).info.experiment_id:
