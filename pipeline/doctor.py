@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from optuna.trial import TrialState
 
@@ -53,7 +54,7 @@ def _look_at(ledger: Ledger, fix: bool) -> Iterator[Finding]:
 
 
 def _named(name: str, findings: Iterable[Finding]) -> Iterator[Finding]:
-    return (Finding(f"{name}: {found.text}", found.fixed) for found in findings)
+    return (replace(found, text=f"{name}: {found.text}") for found in findings)
 
 
 def _stale_trials(ledger: Ledger, fix: bool) -> Iterator[Finding]:
@@ -100,7 +101,7 @@ def _missing_weights(ledger: Ledger) -> Iterator[Finding]:
     best = [trial.number for trial in ledger.ranked_own()[:1]]
     missing = sorted({*best} - {*WeightStore(ledger.uuid).trials()})
     for number in missing:
-        yield Finding(f"the weights of the best trial, {number}, are gone", False)
+        yield _beyond(f"the weights of the best trial, {number}, are gone")
 
 
 def _missing_nets(followup: FollowUp) -> Iterator[Finding]:
@@ -110,7 +111,7 @@ def _missing_nets(followup: FollowUp) -> Iterator[Finding]:
         if trial.number not in there:
             name = followup.name_of(trial)
             text = f"the weights of {name} are gone; `regsearch run` trains it again if need be"
-            yield Finding(text, False)
+            yield _beyond(text)
 
 
 def _missing_models(ledger: Ledger, mirror: Mirror) -> Iterator[Finding]:
@@ -118,7 +119,12 @@ def _missing_models(ledger: Ledger, mirror: Mirror) -> Iterator[Finding]:
     name = ledger.config.registry.model_name
     for alias in without_files(mirror.client, name, mirror.experiment_id):
         uri = f"models:/{name}@{alias}"
-        yield Finding(f"the files of {uri} are gone; `regsearch sync` makes them anew", False)
+        yield _beyond(f"the files of {uri} are gone; `regsearch sync` makes them anew")
+
+
+def _beyond(text: str) -> Finding:
+    """What the doctor can only tell of."""
+    return Finding(text, False, mendable=False)
 
 
 def _mlflow(
@@ -128,11 +134,11 @@ def _mlflow(
     try:
         mirror = open_mirror(ledger, parent)
     except UserError as error:
-        yield Finding(f"{error.what}; what waits for it could not be looked at", False)
+        yield _beyond(f"{error.what}; what waits for it could not be looked at")
         return
     try:
         if not deliver(mirror, TIMEOUT_SEC):
-            yield Finding("MLflow has not taken all of the journal; try again, or `sync`", False)
+            yield _beyond("MLflow has not taken all of the journal; try again, or `sync`")
             return
         yield from agree(ledger, mirror, fix=fix)
         yield from _study_run(ledger, mirror, fix)
@@ -143,7 +149,7 @@ def _mlflow(
     finally:
         report = mirror.close()
     for text in report.refused:
-        yield Finding(f"MLflow has refused a write: {text}", False)
+        yield _beyond(f"MLflow has refused a write: {text}")
 
 
 def _study_run(ledger: Ledger, mirror: Mirror, fix: bool) -> Iterator[Finding]:

@@ -103,6 +103,6 @@ def doctor_report(findings: Sequence[Finding], *, fix: bool) -> RenderableType:
         Text.assemble(("mended  ", "green") if f.fixed else ("wrong   ", "yellow"), redact(f.text))
         for f in findings
     ]
-    if not fix:
+    if not fix and any(found.mendable for found in findings):
         lines.append(Text("\nmend what can be mended:\n    regsearch doctor --fix", style="bold"))
     return Group(*lines)

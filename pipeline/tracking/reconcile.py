@@ -73,10 +73,12 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be, in words, and whether it was mended."""
+    """Something that is not as it should be, in words, and whether it was mended, or can be here:
+    what can't says who mends it."""
 
     text: str
     fixed: bool
+    mendable: bool = True
 
 
 Reconciled = list[Finding]
