@@ -30,7 +30,7 @@ from pipeline.retold import retell
 from pipeline.standing import Standing
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings, require_known_data
-from pipeline.study.storage import open_storage
+from pipeline.study.storage import check_url, open_storage
 from pipeline.study.warm_start import carry, find_warm_start
 from pipeline.tracking import Mirror
 from pipeline.tracking import Report as DeliveryReport
@@ -98,6 +98,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     started = time.monotonic()
     config = space.config
     devices = resolve_devices(options.device)
+    check_url(options.storage)  # before images are loaded, which may take minutes
     splits = load_splits(config.data, config.study.seed, view.loading)
     build_model(config.model, config.regularization, splits.image_shape, splits.num_classes)
     store = open_storage(options.storage)

@@ -26,7 +26,8 @@ from pipeline.places import DEFAULT_STORAGE
 def run(
     space: SpaceFile,
     trials: Annotated[
-        int | None, typer.Option(help="Finished trials in the study, over all its runs.", min=1)
+        int | None,
+        typer.Option(help="Finished trials in the study, over all its runs.", min=1, max=1_000_000),
     ] = None,
     timeout: Timeout = None,
     device: Device = "auto",

@@ -39,7 +39,7 @@ class StudySettings(Settings):
     constraints: dict[str, float] = Field(default_factory=dict)
     """Metric -> the highest value it may have, or the lowest where more is better. Trials that keep
     all of these at their best epoch come before those that don't, and only they can win."""
-    trials: Annotated[int, Field(ge=1)] = 50
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """Finished (complete or pruned) trials in the study, over all runs of it; baselines count."""
     warm_start: WarmStartSettings | None = None
     """The finished trials of an earlier study that fit are there from the start; they don't count

@@ -46,11 +46,7 @@ def open_storage(
         UserError: for a URL that can't be opened, or that of MLflow's own database: both keep their
             schema's version in a table of the same name.
     """
-    from optuna.exceptions import OptunaError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    errors = (SQLAlchemyError, OptunaError, ImportError, OSError, RuntimeError, ValueError)
-    try:
+    with _told(url):
         path = _sqlite_path(url)
         if path is None:
             return _patiently(lambda: _open_server(url, upgrade), patience_sec)
@@ -65,6 +61,23 @@ def open_storage(
             options = {"connect_args": {"timeout": BUSY_SEC}}
             patience_sec = max(patience_sec, LOCK_TIMEOUT_SEC)
             return _patiently(lambda: _connect(url, options, upgrade), patience_sec, "locked")
+
+
+def check_url(url: str) -> None:
+    """Raise a `UserError` for what names no store that could be opened; nothing is opened."""
+    with _told(url):
+        _sqlite_path(url)
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """What goes wrong with a store, as a `UserError`."""
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    errors = (SQLAlchemyError, OptunaError, ImportError, OSError, RuntimeError, ValueError)
+    try:
+        yield
     except errors as error:
         raise UserError(
             f"can't open the study's store {redact(url)}: {redact(str(error)).splitlines()[0]}",
@@ -105,10 +118,7 @@ def _patiently(attempt: Callable[[], Store], patience_sec: float, sign: str = ""
 def _open_server(url: str, upgrade: bool) -> Store:
     """A PostgreSQL store; its connections are tried before use, for servers restart."""
     from sqlalchemy import create_engine, text
-    from sqlalchemy.engine import make_url
 
-    if make_url(url).get_backend_name() != "postgresql":
-        raise ValueError(f"{make_url(url).get_backend_name()} is not supported")
     engine = create_engine(url)
     try:
         with engine.connect() as connection:  # the lock ends with the connection
@@ -172,11 +182,14 @@ def _tune_postgresql(connection: Any, _: Any) -> None:
 
 
 def _sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite store; None for a PostgreSQL server's."""
     from sqlalchemy.engine import make_url
 
     parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
+    if parsed.get_backend_name() == "postgresql":
         return None
+    if parsed.get_backend_name() != "sqlite":
+        raise ValueError(f"{parsed.get_backend_name()} is not supported")
     if parsed.database in (None, "", ":memory:"):
         raise ValueError("it names no file, and workers could not share the study")
     return Path(str(parsed.database))
