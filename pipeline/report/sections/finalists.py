@@ -30,8 +30,8 @@ def finalists_section(evidence: Evidence) -> Section:
         lead=(
             f"Each was trained again with {fresh_seeds(seeds)} and judged by its {score} on "
             f"{images:,} images that the search never saw. Intervals are of 95 %, over images "
-            f"{'and seeds' if seeds > 1 else 'alone'}; gains are in pairs, image by image, and their "
-            "intervals hold together, since the winner was chosen on these images. "
+            f"{'and seeds' if seeds > 1 else 'alone'}; gains are in pairs, image by image, and "
+            "their intervals hold together, since the winner was chosen on these images. "
             "Optimism: by how much the search's own score is better than that.",
             *verdict.notes,
         ),
