@@ -49,7 +49,7 @@ class Coordinator:
 
     Args:
         reader: of the study's journal, from where this run begins.
-        when_idle: called once, as soon as a worker finds nothing more to do.
+        when_idle: called once, when a worker finds nothing more to do while others train on.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Coordinator:
             self.ledger.store.note_hindrance(-math.inf)
         self._ticked_at = now
         deaths = self.pool.reap()
-        if self._when_idle is not None and self.pool.num_done:
+        if self._when_idle is not None and self.pool.num_done and self.pool.num_workers:
             self._when_idle()
             self._when_idle = None
         for death in deaths:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import mlflow.pytorch
@@ -91,13 +90,12 @@ class InferenceModel(nn.Module):
 
 
 def load_ahead() -> None:
-    """Begin to load what `save` needs of torch, which takes two seconds, beside other things."""
+    """Load what `save` needs of torch, which takes two seconds, while there is nothing else to do.
 
-    def load() -> None:
-        with suppress(ImportError):  # another torch may have it elsewhere, and finds it in time
-            import_module(_EXPORTER)
-
-    Thread(target=load, daemon=True).start()
+    Not in a thread: two that import torch's modules at once may each get half of one.
+    """
+    with suppress(ImportError):  # another torch may have it elsewhere, and finds it in time
+        import_module(_EXPORTER)
 
 
 def save(model: InferenceModel, info: ModelInfo, path: Path, meta: Model) -> None:

@@ -34,7 +34,7 @@ def run_workers(
     Args:
         storage: the URL of the ledger's store.
         deadline: no trial is begun after this `time.time()`; infinite for none.
-        when_idle: called once, as soon as a worker finds nothing more to do.
+        when_idle: called once, when a worker finds nothing more to do while others train on.
 
     Returns:
         Why it was given up: the reason of the last of too many failures in a row; else empty.

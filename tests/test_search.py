@@ -61,7 +61,6 @@ class Finished:
     folder: Path
     printed: str
     client: MlflowClient
-    loaded_ahead: list[bool]
 
     def runs(self, kind: str) -> list[Run]:
         experiment = self.client.get_experiment_by_name("tiny")
@@ -91,10 +90,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) ->
     (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, folder)
-        loaded: list[bool] = []
-        patch.setattr("pipeline.search.load_ahead", lambda: loaded.append(True))
         outcome, printed = search(folder)
-        yield Finished(outcome, folder, printed, MlflowClient(), loaded)
+        yield Finished(outcome, folder, printed, MlflowClient())
 
 
 def test_a_study_runs_to_its_number_of_trials(finished: Finished) -> None:
@@ -102,10 +99,6 @@ def test_a_study_runs_to_its_number_of_trials(finished: Finished) -> None:
     assert (standing.finished, standing.complete, standing.failed) == (4, 4, 0)
     assert finished.outcome.succeeded
     assert finished.outcome.delivery.complete
-
-
-def test_what_an_export_needs_is_loaded_once_while_workers_end(finished: Finished) -> None:
-    assert finished.loaded_ahead == [True]
 
 
 def test_mlflow_has_a_parent_and_a_nested_run_a_trial(finished: Finished) -> None:

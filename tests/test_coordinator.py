@@ -1,0 +1,49 @@
+"""What a run does while its workers train."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline import coordinator
+
+
+class Workers:
+    """Stands for a pool whose workers are done at these looks."""
+
+    def __init__(self, *num_left: int) -> None:
+        self._left = list(num_left)
+        self.num_workers, self.num_done = num_left[0], 0
+
+    def start(self) -> None: ...
+
+    def stop(self, timeout_sec: float) -> None: ...
+
+    def reap(self) -> list[Any]:
+        before, self.num_workers = self.num_workers, self._left.pop(0)
+        self.num_done += before - self.num_workers
+        return []
+
+
+@pytest.mark.parametrize(
+    ("num_left", "at"), [((2, 2, 1, 1, 0), [1]), ((2, 0), []), ((1, 1, 0), []), ((3, 2, 1, 0), [2])]
+)
+def test_what_is_done_in_idle_moments_is_done_once_and_while_others_train(
+    monkeypatch: pytest.MonkeyPatch, num_left: tuple[int, ...], at: list[int]
+) -> None:
+    pool, seen = Workers(*num_left), list[int]()
+    monkeypatch.setattr(coordinator, "TICK_SEC", 0.0)
+    for part in ("_sweep", "_show"):
+        monkeypatch.setattr(coordinator.Coordinator, part, lambda *_, **__: None)
+    given: Any = SimpleNamespace(note=print, store=SimpleNamespace(note_hindrance=print))
+    coordinator.Coordinator(
+        given,
+        pool,
+        given,
+        given,
+        given,
+        lambda: seen.append(pool.num_workers),  # type: ignore[arg-type]
+    ).watch()
+    assert seen == at
