@@ -15,7 +15,8 @@ from pipeline.finalists import KIND
 from pipeline.journal import JournalWriter, journal_folder
 from pipeline.mirroring import agree, deliver, open_mirror
 from pipeline.presence import is_anybody_present
-from pipeline.registry import without_files
+from pipeline.registration import CHAMPION
+from pipeline.registry import aliases, without_files
 from pipeline.status import open_ledgers
 from pipeline.study.followup import REFIT, FollowUp, open_followups
 from pipeline.study.ledger import Ledger
@@ -48,8 +49,6 @@ def _look_at(ledger: Ledger, fix: bool) -> Iterator[Finding]:
     for followup in followups:
         yield from _named(followup.kind, _stale_trials(followup, fix))
         yield from _named(followup.kind, _files(followup, fix))
-        if followup.kind in (KIND, REFIT):
-            yield from _named(followup.kind, _missing_nets(followup))
     yield from _mlflow(ledger, fix, followups)
 
 
@@ -104,22 +103,26 @@ def _missing_weights(ledger: Ledger) -> Iterator[Finding]:
         yield _beyond(f"the weights of the best trial, {number}, are gone")
 
 
-def _missing_nets(followup: FollowUp) -> Iterator[Finding]:
-    """Trainings without their weights: those of some finalists are registered."""
-    there = {*WeightStore(followup.uuid).trials()}
-    for trial in followup.counting():
-        if trial.number not in there:
-            name = followup.name_of(trial)
-            text = f"the weights of {name} are gone; `regsearch run` trains it again if need be"
-            yield _beyond(text)
-
-
-def _missing_models(ledger: Ledger, mirror: Mirror) -> Iterator[Finding]:
-    """This study's models in the registry whose files are gone."""
-    name = ledger.config.registry.model_name
+def _missing_models(
+    ledger: Ledger, mirror: Mirror, followups: Sequence[FollowUp]
+) -> Iterator[Finding]:
+    """A champion that MLflow doesn't have, models whose files are gone, and what they would be made
+    of, if that is gone too."""
+    name, broken = ledger.config.registry.model_name, False
+    has_winner = ledger.study.user_attrs.get("regsearch.winner") is not None
+    if has_winner and CHAMPION not in aliases(mirror.client, name):
+        broken = True
+        yield _beyond(f"models:/{name}@{CHAMPION} is not there; `regsearch sync` registers it")
     for alias in without_files(mirror.client, name, mirror.experiment_id):
+        broken = True
         uri = f"models:/{name}@{alias}"
         yield _beyond(f"the files of {uri} are gone; `regsearch sync` makes them anew")
+    for followup in followups if broken else ():
+        lost = {t.number for t in followup.counting()} - {*WeightStore(followup.uuid).trials()}
+        if lost and followup.kind in (KIND, REFIT):
+            count = f"{len(lost)} training{'s' * (len(lost) > 1)}"
+            text = f"the weights of {count} of the {followup.kind} are gone"
+            yield _beyond(f"{text}; `regsearch run` with the space file trains what it needs again")
 
 
 def _beyond(text: str) -> Finding:
@@ -143,7 +146,7 @@ def _mlflow(
         yield from agree(ledger, mirror, fix=fix)
         yield from _study_run(ledger, mirror, fix)
         if parent is None:
-            yield from _missing_models(ledger, mirror)
+            yield from _missing_models(ledger, mirror, followups)
         for followup in followups:
             yield from _named(followup.kind, _mlflow(followup, fix, parent=mirror))
     finally:

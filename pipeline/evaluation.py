@@ -141,20 +141,23 @@ def _find_version(client: MlflowClient, model_uri: str) -> ModelVersion:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
+    there = _list_models(client)
+    go = "go to the folder of the search (or set MLFLOW_TRACKING_URI)"
     raise UserError(
         f"MLflow has no model `{model_uri}`",
-        rule=f"it has {_list_models(client)}",
-        cure="name one of these, or go to the folder of the search (or set MLFLOW_TRACKING_URI)",
+        rule=f"it has {', '.join(there) or 'no registered model with an alias'}",
+        cure=f"name one of these, or {go}"
+        if there
+        else f"`regsearch sync` registers the champions of the studies in this folder; or {go}",
     )
 
 
-def _list_models(client: MlflowClient) -> str:
-    uris = [
+def _list_models(client: MlflowClient) -> list[str]:
+    return sorted(
         f"models:/{model.name}@{alias}"
         for model in client.search_registered_models()
         for alias in model.aliases
-    ]
-    return ", ".join(sorted(uris)) or "no registered model with an alias"
+    )
 
 
 def _fetch(client: MlflowClient, version: ModelVersion) -> LoadedModel:

@@ -25,7 +25,7 @@ from pipeline.models import build_model
 from pipeline.places import DEFAULT_STORAGE
 from pipeline.presence import present
 from pipeline.progress import View
-from pipeline.registration import AWAY, Registrar, Registration
+from pipeline.registration import AWAY, LOST, Registrar, Registration
 from pipeline.retold import retell
 from pipeline.standing import Standing
 from pipeline.study.ledger import Ledger
@@ -151,6 +151,10 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
             registrar = Registrar(plan.config, ledger, data, splits)
             outcome.crowned = crown(registrar, finalists, refit, reached)
+            if any(entry.problem == LOST for entry in outcome.registered):
+                finalists = train_finalists(shop, len(splits.selection))
+                refit = train_refit(shop, finalists)
+                outcome.crowned = crown(registrar, finalists, refit, reached)
             status = "FAILED" if outcome.too_many_failures else "FINISHED"
         except KeyboardInterrupt:
             status, patience_sec = "KILLED", AWAY_SEC

@@ -168,7 +168,7 @@ def test_the_cure_names_what_extend_does_not_take(tmp_path: Path) -> None:
     assert partly.value.cure.startswith("undo those of training.epochs (--extend takes")
     with pytest.raises(UserError) as none:
         open_ledger(tmp_path, "training.epochs=3")
-    assert none.value.cure.startswith("undo the changes, or")
+    assert none.value.cure.startswith("undo the changes (`--set` makes some, too), or")
     assert none.value.rule.endswith("trained alike")
 
 

@@ -136,12 +136,12 @@ def _rule(changed: Sequence[str], extendable: Collection[str]) -> str:
 
 def _cure(refused: Sequence[str], some_are_taken: bool) -> str:
     """What to do about changes of which some can't be had in the same study."""
-    rename = "give the study another `study.name`"
+    rename = "give the study another name (`--set study.name=...`)"
     if not refused:
         return f"add --extend to take these changes into the study; or undo them, or {rename}"
     if some_are_taken:
         return f"undo those of {', '.join(refused)} (--extend takes the others), or {rename}"
-    return f"undo the changes, or {rename}"
+    return f"undo the changes (`--set` makes some, too), or {rename}"
 
 
 def shown(key: str, values: Mapping[str, Any]) -> str:
