@@ -139,7 +139,7 @@ def test_other_metrics_are_another_study(tmp_path: Path) -> None:
     three = TWO.replace(f"{ECE}]", f"{ECE}, {GAP}]")
     with pytest.raises(UserError, match=r"study\.metrics") as error:
         open_ledger(tmp_path, text=three, extend=True)
-    assert "give the study another `study.name`" in str(error.value)
+    assert "give the study another name" in str(error.value)
 
 
 def sampled_by(folder: Path, kind: str, num_trials: int) -> tuple[list[float], list[float]]:
