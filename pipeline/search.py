@@ -28,6 +28,7 @@ from pipeline.progress import View
 from pipeline.registration import AWAY, LOST, Registrar, Registration
 from pipeline.retold import retell
 from pipeline.standing import Standing
+from pipeline.study.followup import FollowUp
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings, require_known_data
 from pipeline.study.storage import check_url, open_storage
@@ -133,12 +134,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             retell(ledger, journal)
             shop = Workshop(ledger, plan, options.storage, mirror, view, deadline)
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
-            finalists = train_finalists(shop, len(splits.selection))
-            refit = train_refit(shop, finalists)
-            finals = [books for books in (finalists, refit) if books]
-            unfinished = not all(books.is_over() for books in (ledger, *finals))
-            outcome.is_final_given_up = any(books.given_up for books in finals)
-            outcome.timed_out = time.time() >= deadline and unfinished
+            finals = _train_finals(shop, len(splits.selection), outcome)
             outcome.audit = audit(ledger.trials(), ledger.config)
             journal.try_put(_audited(outcome.audit, outcome.standing.ended))
             if deliver(mirror, FLUSH_SEC):
@@ -150,11 +146,10 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
                 ledger.keep("has_news", True)  # until the champion is registered
             data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
             registrar = Registrar(plan.config, ledger, data, splits)
-            outcome.crowned = crown(registrar, finalists, refit, reached)
+            outcome.crowned = crown(registrar, *finals, reached)
             if any(entry.problem == LOST for entry in outcome.registered):
-                finalists = train_finalists(shop, len(splits.selection))
-                refit = train_refit(shop, finalists)
-                outcome.crowned = crown(registrar, finalists, refit, reached)
+                finals = _train_finals(shop, len(splits.selection), outcome)
+                outcome.crowned = crown(registrar, *finals, reached)
             status = "FAILED" if outcome.too_many_failures else "FINISHED"
         except KeyboardInterrupt:
             status, patience_sec = "KILLED", AWAY_SEC
@@ -165,6 +160,23 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     outcome.delivery = delivery
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def _train_finals(
+    shop: Workshop, num_images: int, outcome: Outcome
+) -> tuple[FollowUp | None, FollowUp | None]:
+    """The finalists and the refit, as far as there shall be any; the outcome says how far they got.
+
+    Args:
+        num_images: how many selection images there are.
+    """
+    finalists = train_finalists(shop, num_images)
+    refit = train_refit(shop, finalists)
+    finals = [books for books in (finalists, refit) if books]
+    unfinished = not all(books.is_over() for books in (shop.ledger, *finals))
+    outcome.is_final_given_up = any(books.given_up for books in finals)
+    outcome.timed_out = time.time() >= shop.deadline and unfinished
+    return finalists, refit
 
 
 def _audited(found: Audit, num_ended: int) -> StudyProgress:

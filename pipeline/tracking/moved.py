@@ -20,7 +20,7 @@ _COLUMNS = {
 _FILE = "file://"
 
 
-def follow(file: Path) -> list[Path]:
+def follow(file: Path) -> None:
     """Have the paths of a SQLite database lead to the artifacts beside it.
 
     That is done for the folder of an experiment that is there, beside the database, while it is not
@@ -28,23 +28,19 @@ def follow(file: Path) -> list[Path]:
 
     Args:
         file: the database; that of another program, or none yet, stays as it is.
-
-    Returns:
-        The folders where the artifacts were before.
     """
     engine = sql.create_engine(sql.URL.create("sqlite", database=str(file)))
     try:
         with engine.begin() as connection:
             tables = {*sql.inspect(connection).get_table_names()}
             if not tables >= _COLUMNS.keys():
-                return []
+                return
             rows = connection.execute(sql.text("SELECT artifact_location FROM experiments"))
             found = {old for (location,) in rows if (old := _moved_from(str(location), file))}
             for old in found:
                 _rewrite(connection, old / "mlruns", file.resolve().parent / "mlruns")
     finally:
         engine.dispose()
-    return sorted(found)
 
 
 def _moved_from(location: str, file: Path) -> Path | None:
