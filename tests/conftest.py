@@ -24,9 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # MLflow 3.17 warns of its own type hints, and asks SQLAlchemy 2.1 for what 2.1 deprecates.
     config.addinivalue_line("filterwarnings", "ignore:.*Any type hint is inferred:UserWarning")
     config.addinivalue_line("filterwarnings", "ignore:The ..noload.. loader:DeprecationWarning")
-    # torch 2.11's compiler warns of torch's own functions, and on a GPU of float32, which is meant.
+    # torch 2.11's compiler warns of torch's own functions.
     config.addinivalue_line("filterwarnings", "ignore:.torch.jit:DeprecationWarning")
-    config.addinivalue_line("filterwarnings", "ignore:TensorFloat32 tensor cores:UserWarning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

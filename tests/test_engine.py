@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -21,6 +22,7 @@ from pipeline.training.engine import MAX_STEPS, Steps, resolve_engine
 from pipeline.training.loop import Trainer
 from pipeline.training.metrics import classification_scores
 from pipeline.training.recipe import Recipe
+from pipeline.training.step import TrainStep
 from pipeline.training.structure import Structure
 from tests.resuming import learnable_data
 from tests.trainings import STANDS_STILL, Curves, fit, recipe, untimed
@@ -265,6 +267,24 @@ def test_what_auto_means_before_anything_was_measured() -> None:
     devices = [torch.device("cpu"), torch.device("cuda")]
     assert [resolve_engine("auto", device) for device in devices] == ["eager", "captured"]
     assert resolve_engine("compiled", devices[0]) == "compiled"
+
+
+def test_what_the_compiler_says_of_its_own_choices_spoils_no_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compile_with_words(step: TrainStep) -> None:
+        def forward() -> tuple[Tensor, Tensor]:
+            words = "\nOnline softmax is disabled on the fly"  # torch 2.11's, on a GPU
+            warnings.warn_explicit(words, UserWarning, "lowering.py", 1, "torch._inductor.lowering")
+            return TrainStep.forward(step)
+
+        step._forward = forward
+
+    monkeypatch.setattr(TrainStep, "compile", compile_with_words)
+    notes: list[str] = []
+    steps = Steps(learnable_data(), "compiled", notes.append)
+    training(drawn(0), steps)
+    assert (notes, steps.engine) == ([], "compiled")
 
 
 class TooLarge(Steps):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
@@ -145,12 +147,22 @@ def run_by(step: TrainStep, engine: Engine) -> Run:
     if engine == "compiled":
         torch._dynamo.config.recompile_limit = MAX_GRAPHS  # beyond it, a trial would fail
         step.compile()
-    if step.device.type == "cuda":
-        return capture(step)
-    if engine == "captured":
-        raise RuntimeError("there are CUDA graphs on CUDA devices alone")
-    _rehearse(step)
+    with _compiler_quiet():
+        if step.device.type == "cuda":
+            return capture(step)
+        if engine == "captured":
+            raise RuntimeError("there are CUDA graphs on CUDA devices alone")
+        _rehearse(step)
     return step
+
+
+@contextmanager
+def _compiler_quiet() -> Iterator[None]:
+    """The compiler warns of its own choices (how it splits a softmax, that float32 is not
+    TensorFloat32), about which nobody who searches can do anything."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\._inductor")
+        yield
 
 
 def capture(step: TrainStep) -> Run:
