@@ -98,6 +98,7 @@ class TrialRunner:
         self.journal, self.checkpoints, self.weights = journal, checkpoints, weights
         self.worker, self.device = worker, device
         self.trainers = Trainers(config, data, self.note)
+        self.goes_ahead = data.mean.device.type == "cuda"  # a CPU would only report later
 
     def run(self, claim: Claim) -> Verdict:
         """Train, report every epoch, and settle the trial in the store.
@@ -136,16 +137,19 @@ class TrialRunner:
         del state  # its tensors are the trainer's by now, or copies of them
         saved_at = time.monotonic()
 
+        def is_due() -> bool:
+            return time.monotonic() - saved_at >= self.config.study.checkpoint_sec
+
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
             nonlocal saved_at
             self.journal.put(EpochEnded(claim.number, claim.attempt, epoch, metrics, now_ms()))
             if self.ledger.report(claim, epoch, metrics[self.ledger.metric]):
                 raise Pruned(epoch, metrics)
-            if time.monotonic() - saved_at >= self.config.study.checkpoint_sec:
+            if not trainer.num_ahead and is_due():
                 self.checkpoints.save(claim.number, trainer.state_dict())
                 saved_at = time.monotonic()
 
-        result = trainer.fit(report)
+        result = trainer.fit(report, lambda: self.goes_ahead and not is_due())
         value = result.metrics[self.ledger.metric]
         if self.ledger.keeps_weights(claim, value):
             self.weights.save(claim.number, trainer.model)  # before the store calls it complete

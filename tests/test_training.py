@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.augmentation.augmentation import Augmentation
 from pipeline.datasets import ImageSet, Splits
+from pipeline.training import loop
 from pipeline.training.data import DeviceData, DeviceSplit
 from pipeline.training.loop import EVAL_BATCH, NonFiniteLossError, Trainer, predict
 from tests.trainings import STANDS_STILL, Curves, fit, net, random_data, recipe, trainer, untimed
@@ -215,6 +216,46 @@ def test_early_stopped_weights_are_those_of_a_plain_run_of_that_many_epochs() ->
     for name, value in stopped.model.state_dict().items():
         assert torch.equal(value, last[name]), name
     assert not stopped.model.training
+
+
+# Ahead of the report
+
+
+@pytest.mark.parametrize(("ahead_sec", "num_ahead"), [(1e-9, 1), (1e9, 4)])
+def test_updates_that_are_launched_ahead_of_a_report_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, ahead_sec: float, num_ahead: int
+) -> None:
+    """One update of the next epoch, or all four of them."""
+    monkeypatch.setattr(loop, "AHEAD_SEC", ahead_sec)
+    sections = {
+        "regularization": {"dropout": 0.3, "mixup_alpha": 0.4, "ema_decay": 0.5},
+        "augmentation": {"strength": 1.0},
+        "lr_schedule": {"kind": "plateau", "patience_epochs": 1},
+    }
+    how = recipe(40, sections=sections, early_stopping={"patience": 3})
+    turns = trainer(how, net(0.3), metric="validation/loss")
+    expected, in_turns = fit(turns)
+    ahead = trainer(how, net(0.3), metric="validation/loss")
+    curves: Curves = []
+    launched = []
+
+    def report(_: int, metrics: Mapping[str, float]) -> None:
+        curves.append(dict(metrics))
+        launched.append(ahead.num_ahead)
+
+    result = ahead.fit(report, goes_ahead=lambda: True)
+    assert untimed(curves) == untimed(in_turns)
+    assert (result.best_epoch, result.num_epochs) == (expected.best_epoch, expected.num_epochs)
+    assert result.stopped_early
+    assert launched == [num_ahead] * (len(curves) - 1) + [0]
+    for name, value in ahead.model.state_dict().items():
+        assert torch.equal(value, turns.model.state_dict()[name]), name
+
+
+def test_a_state_is_refused_while_the_next_epoch_is_under_way() -> None:
+    training = trainer(recipe(epochs=2))
+    with pytest.raises(RuntimeError, match=r"^4 updates of epoch 2 are under way$"):
+        training.fit(lambda *_: training.state_dict(), goes_ahead=lambda: True)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

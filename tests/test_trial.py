@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ from pipeline.training.metrics import SCORES
 from pipeline.trial import TrialRunner, failure_reason
 from pipeline.weights import WeightStore
 from tests.spaces import tiny_config
+from tests.trainings import fit, untimed
 
 
 @dataclass
@@ -148,6 +150,45 @@ def test_a_pruned_trial_ends_after_the_epoch_that_was_too_bad(
     assert isinstance(ended, TrialEnded)
     assert (ended.state, ended.reason) == ("PRUNED", "pruned after epoch 1")
     assert not bench.weights.path(0).exists()
+
+
+def test_a_trial_that_is_pruned_with_updates_under_way_leaves_the_next_one_as_it_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU updates are launched before the report; whoever has the step next begins anew."""
+    other = bench.claim()
+    expected = fit(bench.runner.trainers.make(bench.runner.config, other.seed))[1]
+    bench.runner.goes_ahead = True
+    bench.runner.config = bench.config.with_overrides({"study.checkpoint_sec": 1e9})
+    seen = []
+
+    def prune(*_: object) -> bool:
+        [(step, _)] = bench.runner.trainers.steps._steps.values()
+        seen.append(int(step.position))
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "report", prune)
+        assert bench.runner.run(other).state == "PRUNED"
+    assert seen[0] > 0, "no update was under way"
+    again = fit(bench.runner.trainers.make(bench.runner.config, other.seed))[1]
+    assert untimed(again) == untimed(expected)
+
+
+def test_a_state_that_is_due_is_saved_where_updates_go_ahead(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.runner.goes_ahead = True
+    saved: list[int] = []
+    save = CheckpointStore.save
+
+    def note(store: CheckpointStore, number: int, state: dict[str, Any]) -> None:
+        saved.append(state["epoch"])
+        save(store, number, state)
+
+    monkeypatch.setattr(CheckpointStore, "save", note)
+    bench.runner.run(bench.claim())
+    assert saved == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,10 @@ EVAL_BATCH = {"cpu": 250, "cuda": 2_000}
 """Images of 32x32 that are scored at once; fewer where they are larger. A CPU is faster while its
 activations fit into the cache."""
 
+AHEAD_SEC = 0.02
+"""What a GPU has to do while an epoch is reported. Longer is safe, and wastes more of it on trials
+that are pruned."""
+
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with each epoch (from 1) and its metrics. What it raises ends the training, whose
 `state_dict` it may take."""
@@ -76,6 +80,8 @@ class Trainer:
     Attributes:
         model: the net that is trained: the step's own, or the one that was given. It holds the best
             weights in eval mode when `fit` returns, until the next training of the step.
+        epoch: the present epoch, from 1; 0 before the first.
+        num_ahead: how many of its updates were launched while the one before it was reported.
     """
 
     def __init__(
@@ -104,39 +110,52 @@ class Trainer:
         self.step.begin(recipe, seeds)
         torch.manual_seed(seeds.dropout)
         self.epoch = 0
+        self.num_ahead = 0
 
-    def fit(self, report: Report) -> FitResult:
+    def fit(self, report: Report, goes_ahead: Callable[[], bool] = lambda: False) -> FitResult:
         """Train to the last epoch or until patience runs out.
 
         After `load_state_dict` this goes on with the next epoch; if there is none, nothing is
         reported and the best weights are put back.
 
+        Args:
+            goes_ahead: asked before each report, whether the next epoch's first updates may be
+                launched by then. They give a GPU work for `AHEAD_SEC`, while the host reports; a
+                report that ends the training wastes them. Such a report has no `state_dict`.
+
         Raises:
             NonFiniteLossError: as soon as an epoch gives a number that is not finite.
             Exception: whatever `report` raises.
         """
-        allowed = self.last_epoch
-        while self.epoch < allowed and not self.early_stopping.should_stop(self.epoch):
-            self.epoch += 1
-            with Stopwatch(self.device) as watch:
-                sums, learning_rate = self._train_epoch()
+        while self.num_ahead or self._goes_on():
+            if not self.num_ahead:
+                self._start_epoch()
+            sums = self._train_epoch()
             with self.step.averaged():
                 scores = self._scores()
-                metrics = self._named(sums, scores, learning_rate, watch)
+                metrics = self._named(sums, scores)
                 require_finite(metrics, self.epoch)
                 self.early_stopping.observe(self.epoch, metrics, self.model)
             self.schedule.observe(metrics.get("validation/loss", metrics["train/loss"]))
-            report(self.epoch, metrics)
+            epoch = self.epoch
+            if goes_ahead() and self._goes_on():
+                self._go_ahead(AHEAD_SEC / metrics["epoch_sec"])
+            report(epoch, metrics)
         self.early_stopping.restore(self.model)
         self.model.eval()
         best = self.early_stopping
-        return FitResult(best.best_epoch, best.best_metrics, self.epoch, allowed)
+        return FitResult(best.best_epoch, best.best_metrics, self.epoch, self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on, for use in `report`.
 
         Tensors are not copied, and the next update changes them: save it at once.
+
+        Raises:
+            RuntimeError: the next epoch has begun (see `fit`).
         """
+        if self.num_ahead:
+            raise RuntimeError(f"{self.num_ahead} updates of epoch {self.epoch} are under way")
         return {
             "identity": self._identity(),
             "epoch": self.epoch,
@@ -156,7 +175,7 @@ class Trainer:
                 nothing has changed.
         """
         require_same(state.get("identity", {}), self._identity())
-        self.epoch = state["epoch"]
+        self.epoch, self.num_ahead = state["epoch"], 0
         self.model.load_state_dict(state["model"])
         self.step.load_state_dict(state["step"])
         self.schedule.load_state_dict(state["schedule"])
@@ -179,13 +198,32 @@ class Trainer:
         self.step.begin_epoch(self.epoch, order.view(-1, self.batch_size), table)
         return float(rates[-1])
 
-    def _train_epoch(self) -> tuple[Tensor, float]:
-        """The epoch's sums (4,), still on the device, and its last learning rate."""
-        self.model.train()
-        learning_rate = self.begin_epoch()
-        for _ in range(self.steps_per_epoch):
-            self.run_step()
-        return self.step.sums, learning_rate
+    def _goes_on(self) -> bool:
+        """Whether there is an epoch after the present one."""
+        return self.epoch < self.last_epoch and not self.early_stopping.should_stop(self.epoch)
+
+    def _start_epoch(self, num_updates: int = 0) -> None:
+        """Begin the next epoch, with its first so many updates."""
+        self.epoch += 1
+        self._watch = Stopwatch(self.device)
+        with self._watch:
+            self.model.train()
+            self._learning_rate = self.begin_epoch()
+            for _ in range(num_updates):
+                self.run_step()
+
+    def _go_ahead(self, share: float) -> None:
+        """Launch this share of the next epoch's updates, one at least."""
+        self.num_ahead = min(math.ceil(share * self.steps_per_epoch), self.steps_per_epoch)
+        self._start_epoch(self.num_ahead)
+
+    def _train_epoch(self) -> Tensor:
+        """What is left of the epoch: its sums (4,), still on the device."""
+        with self._watch:
+            for _ in range(self.num_ahead, self.steps_per_epoch):
+                self.run_step()
+        self.num_ahead = 0
+        return self.step.sums
 
     def _scores(self) -> Tensor:
         """Scores of the validation images, where there are any, and of the clean probe of the
@@ -197,9 +235,7 @@ class Trainer:
         logits = predict(self.model, split.images, self.data.mean, self.data.std, self.dtype)
         return classification_scores(logits, split.labels)
 
-    def _named(
-        self, sums: Tensor, scores: Tensor, learning_rate: float, watch: Stopwatch
-    ) -> dict[str, float]:
+    def _named(self, sums: Tensor, scores: Tensor) -> dict[str, float]:
         """The epoch's metrics by name: the one copy to the host."""
         loss, penalty, accuracy, norm, *values = torch.cat(
             [sums.double() / self.steps_per_epoch, scores]
@@ -208,14 +244,15 @@ class Trainer:
         validation = values[: -len(SCORES)]
         named = dict(zip(SCORES, validation, strict=True)) if validation else {}
         gap = {"generalization_gap": clean_accuracy - named["accuracy"]} if named else {}
+        seconds = self._watch.seconds
         return {
             "train/loss": loss,
             "train/penalty": penalty,
             "train/accuracy": accuracy,
             "gradient_norm": norm,
-            "learning_rate": learning_rate,
-            "epoch_sec": watch.seconds,
-            "images_per_sec": self.steps_per_epoch * self.batch_size / watch.seconds,
+            "learning_rate": self._learning_rate,
+            "epoch_sec": seconds,
+            "images_per_sec": self.steps_per_epoch * self.batch_size / seconds,
             **{f"validation/{name}": value for name, value in named.items()},
             "train/clean_accuracy": clean_accuracy,
             **gap,

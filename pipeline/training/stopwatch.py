@@ -1,4 +1,4 @@
-"""How long a stretch of work took, on devices that work while the host goes on."""
+"""How long stretches of work took, on devices that work while the host goes on."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from types import TracebackType
 
 import torch
 
+_Moment = float | torch.cuda.Event
+
 
 class Stopwatch:
-    """Times what is inside the `with`. Nothing waits for the device, so on one that works by itself
-    `seconds` may be asked only after something else has."""
+    """Times what is inside each `with` of it, all together. Nothing waits for the device, so on one
+    that works by itself `seconds` may be asked only after something else has."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._on_gpu = device, device.type == "cuda"
-        if self._on_gpu:
-            self._first, self._last = (_event(), _event())
+        self._device = device
+        self._moments: list[tuple[_Moment, _Moment]] = []
 
     def __enter__(self) -> Stopwatch:
-        if self._on_gpu:
-            self._first.record(torch.cuda.current_stream(self._device))
-        self._began = self._ended = time.perf_counter()
+        self._began = self._now()
         return self
 
     def __exit__(
@@ -29,17 +28,22 @@ class Stopwatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._on_gpu:
-            self._last.record(torch.cuda.current_stream(self._device))
-        self._ended = time.perf_counter()
+        self._moments.append((self._began, self._now()))
 
     @property
     def seconds(self) -> float:
         """How long it took, above 0."""
-        if self._on_gpu:
-            return max(float(self._first.elapsed_time(self._last)) / 1000, 1e-9)
-        return self._ended - self._began
+        return max(sum(_between(*moments) for moments in self._moments), 1e-9)
+
+    def _now(self) -> _Moment:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
 
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+def _between(first: _Moment, last: _Moment) -> float:
+    if isinstance(first, float) or isinstance(last, float):
+        return float(last) - float(first)  # type: ignore[arg-type]
+    return float(first.elapsed_time(last)) / 1000
