@@ -64,8 +64,9 @@ def parts(trainer: Trainer) -> Iterator[tuple[str, float]]:
 
 
 def candidates(trainer: Trainer) -> Iterator[tuple[str, float]]:
-    """Milliseconds of what is not done now: the first convolution with its channels padded to 4 and
-    8, and AdamW by torch's fused kernel, whose betas a capture would repeat for ever."""
+    """Milliseconds of what might be done: the first convolution as it is and with its channels
+    padded to 4 and, as `models.layers.Convolution` has them, to 8; and, not done now, AdamW by
+    torch's fused kernel, whose betas a capture would repeat for ever."""
     lay_out(trainer)
     step = trainer.step
     images, _ = step.batch()

@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.models import ImageShape, ModelSettings, ModelSettingsUnion, build_model
-from pipeline.models.layers import ResidualBlock, norm_layer
+from pipeline.models.layers import Convolution, ResidualBlock, convolution, norm_layer
 from pipeline.regularizers import RegularizationSettings
 from pipeline.regularizers.masks import RandomMask
 
@@ -105,6 +105,25 @@ def test_a_resnet_halves_the_image_twice() -> None:
         block.register_forward_hook(lambda _, __, y: sides.append(tuple(y.shape[2:])))
     model(torch.randn(2, 3, 30, 32))
     assert sides == [(30, 32), (15, 16), (8, 8)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_convolution_padded_to_eight_channels_is_the_same_one(channels: int) -> None:
+    """As it is on a GPU; on the CPU nothing is padded."""
+    layer = convolution(channels, 16, "none")
+    assert isinstance(layer, Convolution)
+    images = torch.rand(2, channels, 8, 8).contiguous(memory_format=torch.channels_last)
+    plain, padded = nn.Conv2d.forward(layer, images), layer.padded(images)
+    assert torch.equal(layer(images), plain)
+    torch.testing.assert_close(padded, plain)
+    assert padded.is_contiguous(memory_format=torch.channels_last)
+    pull = torch.rand_like(plain)
+    expected, found = (torch.autograd.grad(y, [*layer.parameters()], pull) for y in (plain, padded))
+    torch.testing.assert_close(found, expected)
+
+
+def test_layers_of_many_channels_are_plain_convolutions() -> None:
+    assert type(convolution(8, 16, "batch")) is nn.Conv2d
 
 
 def test_a_large_image_leaves_the_head_as_it_is() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import pad, relu
 
 from pipeline.models.base import Norm
 from pipeline.regularizers.dropout import spatial_dropout
+
+ALIGNMENT = 8
+"""Channels of 16 bits that make up the 16 bytes which tensor cores load at once."""
 
 
 def norm_layer(norm: Norm, num_channels: int) -> nn.Module:
@@ -27,10 +31,29 @@ def _num_groups(num_channels: int) -> int:
     return max(n for n in range(1, min(32, num_channels // 2) + 1) if num_channels % n == 0)
 
 
+class Convolution(nn.Conv2d):
+    """Its inputs of fewer than 8 channels are padded with zeros, for a GPU's tensor cores.
+
+    These take 16-bit operands by eights; the images' three channels would keep them out. On an H200
+    the first convolution of the default net takes a quarter less time (`benchmarks gpu`, *step*).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        on_tensor_cores = x.is_cuda and torch.is_autocast_enabled("cuda")
+        return self.padded(x) if on_tensor_cores else super().forward(x)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """The same sums, with terms of 0 among them."""
+        channels = (0, 0, 0, 0, 0, ALIGNMENT - self.in_channels)
+        images = pad(x, channels).contiguous(memory_format=torch.channels_last)
+        sums: Tensor = self._conv_forward(images, pad(self.weight, channels), self.bias)
+        return sums
+
+
 def convolution(inputs: int, outputs: int, norm: Norm, size: int = 3, stride: int = 1) -> nn.Conv2d:
     """A convolution that keeps H and W at stride 1; its bias is left to the norm, if any."""
-    padding = size // 2
-    return nn.Conv2d(inputs, outputs, size, stride, padding, bias=norm == "none")
+    kind = Convolution if inputs < ALIGNMENT else nn.Conv2d
+    return kind(inputs, outputs, size, stride, size // 2, bias=norm == "none")
 
 
 def conv_norm(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> nn.Sequential:
