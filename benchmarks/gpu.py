@@ -11,16 +11,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.results import publish
+from benchmarks.results import record
 
 if TYPE_CHECKING:
     from benchmarks.cases import Case
+    from pipeline.datasets import Splits
     from pipeline.training.engine import Engine
     from pipeline.training.loop import Trainer
 
@@ -37,53 +40,67 @@ and backward pass. *Study*: `regsearch run` as a program, 100 trials of 25 epoch
 all of {folder}; finalists are not trained again."""
 
 ENGINES: tuple[Engine, ...] = ("eager", "captured", "compiled")
-LIMITS_SEC = {"tests": 90, "ceiling": 30, "step": 120, "study": 400, "epochs": 120, "training": 90,
-              "loaders": 90, "overhead": 60, "cudnn": 60, "sharing": 120}  # fmt: skip
+LIMITS_SEC = {"tests": 90, "ceiling": 30, "step": 150, "rebuilt": 60, "study": 400, "epochs": 120,
+              "training": 90, "loaders": 90, "overhead": 60, "sharing": 150}  # fmt: skip
 """In the order of their weight: what comes late may find no time left."""
 PARTS = tuple(LIMITS_SEC)
 TOTAL_SEC, MIN_SEC = 520.0, 5.0
-BATCH_SIZE, SHARED_BY = 512, (2, 4)
-LINES_OF_FAILURE = 3
+BATCH_SIZES, SHARED_BY = (512, 128), (2, 4)
+LINES_OF_FAILURE, MAX_PHASES = 3, 12
 
 Row = dict[str, Any]
 
 
 def run(quick: bool, folder: Path, device: str, out: Path | None, only: Sequence[str] = ()) -> None:
     """Run every part, or those that are named, and publish what they found."""
-    name = _name(device)
+    title = f"On {_name(device)}"
+    notes = NOTES.format(folder=folder.name, epochs=_epochs(quick), few=_few(quick))
     began, rows = time.monotonic(), list[Row]()
     for part in only or PARTS:
         left = TOTAL_SEC - (time.monotonic() - began)
         for row in _run_part(part, [str(folder), device, str(int(quick))], left):
             print(f"{row['what']}: {row['value']}", flush=True)
             rows.append(row)
-    notes = NOTES.format(folder=folder.name, epochs=_epochs(quick), few=_few(quick))
-    publish(f"On {name}", notes, rows, out)
+            record(title, notes, rows, out)  # the machine may be taken away at any time
+    print(record(title, notes, rows, out))
 
 
-def _run_part(part: str, arguments: list[str], left_sec: float) -> list[Row]:
-    """A part's rows, and one more where it failed or was too slow; nothing of it goes on."""
+def _run_part(part: str, arguments: list[str], left_sec: float) -> Iterator[Row]:
+    """A part's rows as they come, and one more where it failed or was too slow; nothing of it goes
+    on."""
     limit = min(LIMITS_SEC[part], left_sec)
     if limit < MIN_SEC:
-        return [{"what": part, "value": "no time was left"}]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.gpu", part, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        told, complaints = process.communicate(timeout=limit)
-        failure = " / ".join(complaints.strip().splitlines()[-LINES_OF_FAILURE:])
-        problem = f"failed: {failure or 'no message'}" if process.returncode else ""
-    except subprocess.TimeoutExpired:
-        problem = f"not done within {limit:.0f} s"
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        told, _ = process.communicate()
-    rows: list[Row] = [json.loads(line) for line in told.splitlines() if line[:2] == '{"']
-    return [*rows, {"what": part, "value": problem}] if problem else rows
+        yield {"what": part, "value": "no time was left"}
+        return
+    command = [sys.executable, "-m", "benchmarks.gpu", part, *arguments]
+    pipe = subprocess.PIPE
+    with (
+        TemporaryFile("w+") as complaints,
+        subprocess.Popen(
+            command, stdout=pipe, stderr=complaints, text=True, start_new_session=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(limit, end)
+        timer.start()
+        for line in process.stdout:
+            if line[:2] == '{"':
+                yield json.loads(line)
+        code = process.wait()
+        timer.cancel()
+        if is_late.is_set():
+            yield {"what": part, "value": f"not done within {limit:.0f} s"}
+        elif code:
+            complaints.seek(0)
+            failure = " / ".join(complaints.read().strip().splitlines()[-LINES_OF_FAILURE:])
+            yield {"what": part, "value": f"failed: {failure or 'no message'}"}
 
 
 def _epochs(quick: bool) -> int:
@@ -132,42 +149,59 @@ def ceiling(folder: Path, device: str, quick: bool) -> None:  # noqa: ARG001
 
 def step(folder: Path, device: str, quick: bool) -> None:
     """An update by each engine, what it is made of, and what of it might be had for less."""
-    from benchmarks.gpu_step import candidates, kernels, milliseconds, parts
-    from benchmarks.gpu_training import images, study_trainer
+    from benchmarks.gpu_step import candidates, kernels, parts
+    from benchmarks.gpu_training import images
 
     splits = images(folder, quick)
-    trainers: dict[Engine, Trainer] = {}
-    for engine in ENGINES:
-        what = f"step, batch {BATCH_SIZE}, {engine}"
-        try:
-            trainers[engine] = study_trainer(engine, BATCH_SIZE, folder, splits, device)
-        except RuntimeError as error:
-            _tell_why_not(what, error)
-            continue
-        _tell(what, f"{milliseconds(trainers[engine]):.2f} ms")
+    trainers = {
+        engine: _timed_step(engine, BATCH_SIZES[0], folder, splits, device) for engine in ENGINES
+    }
+    eager = trainers["eager"]
+    assert eager is not None, "operations need no engine"
     for told in (parts, candidates):
-        for name, taken in told(trainers["eager"]):
+        for name, taken in told(eager):
             _tell(f"step, {name}", f"{taken:.3f} ms")
-    for engine, trainer in trainers.items():
-        if engine == "captured":  # it has the eager one's
-            continue
-        for place, (name, taken, launches) in enumerate(kernels(trainer), start=1):
+    for engine in ("eager", "compiled"):  # the captured one has the eager one's
+        trainer = trainers[engine]
+        for place, (name, taken, launches) in enumerate(kernels(trainer) if trainer else (), 1):
             value = f"{taken:,.0f} us in {launches:.0f} launches: {name}"
             _tell(f"step, {engine}, kernel {place}", value)
+    for engine in ENGINES[1:]:
+        _timed_step(engine, BATCH_SIZES[1], folder, splits, device)
 
 
-def cudnn(folder: Path, device: str, quick: bool) -> None:
-    """A captured update whose convolutions cuDNN has chosen by measuring them. In a process of its
-    own: what it has chosen once, it keeps."""
-    import torch
+def rebuilt(folder: Path, device: str, quick: bool) -> None:
+    """The compiled step again, by another process: each worker builds it from what is cached."""
+    from torch._dynamo.utils import compile_times, counters
 
+    from benchmarks.gpu_training import images
+
+    if _timed_step("compiled", BATCH_SIZES[0], folder, images(folder, quick), device) is None:
+        return
+    found = {key: count for key, count in counters["inductor"].items() if "fxgraph" in key}
+    _tell("rebuilt, graphs", ", ".join(f"{key}: {count}" for key, count in found.items()))
+    times: Any = compile_times("csv", aggregate=True)
+    phases = [(name, float(seconds)) for name, seconds in zip(*times, strict=True)]
+    for name, taken in sorted(phases, key=lambda phase: -phase[1])[:MAX_PHASES]:
+        _tell(f"rebuilt, {name}", f"{taken:.1f} s")
+
+
+def _timed_step(
+    engine: Engine, batch_size: int, folder: Path, splits: Splits, device: str
+) -> Trainer | None:
+    """A training by that engine, its building and its updates timed; None if it can't be had."""
     from benchmarks.gpu_step import milliseconds
-    from benchmarks.gpu_training import images, study_trainer
+    from benchmarks.gpu_training import study_trainer
 
-    torch.backends.cudnn.benchmark = True
-    trainer = study_trainer("captured", BATCH_SIZE, folder, images(folder, quick), device)
-    what = f"step, batch {BATCH_SIZE}, captured, by cuDNN's measured choice"
-    _tell(what, f"{milliseconds(trainer):.2f} ms")
+    what, started = f"step, batch {batch_size}, {engine}", time.perf_counter()
+    try:
+        trainer = study_trainer(engine, batch_size, folder, splits, device)
+    except RuntimeError as error:
+        _tell_why_not(what, error)
+        return None
+    built = time.perf_counter() - started
+    _tell(what, f"{milliseconds(trainer):.2f} ms (built in {built:.1f} s)")
+    return trainer
 
 
 def epochs(folder: Path, device: str, quick: bool) -> None:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -22,6 +24,8 @@ from pipeline.calibration import Precision
 from pipeline.config import RunConfig
 from pipeline.config.space_file import load_space
 from pipeline.datasets import Splits, load_splits
+from pipeline.events import EpochEnded
+from pipeline.journal import JournalReader
 from pipeline.seeding import TrialSeeds
 from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
@@ -160,15 +164,35 @@ def run_study(folder: Path, device: str, quick: bool) -> str:
         config = study_config(folder, Path(place), changes)
         load_splits(config.data, config.study.seed)
         command = [sys.executable, "-m", "pipeline", "run", "space.yaml", "--device", device]
-        started = time.perf_counter()
+        started = time.time()
         done = subprocess.run(
             command, cwd=place, env=environment(), capture_output=True, text=True, check=False
         )
-        seconds = time.perf_counter() - started
-    told = [line for line in done.stdout.splitlines() if SUMMED_UP.match(line)]
-    if done.returncode:
-        raise RuntimeError(f"{done.stdout[-500:]}\n{done.stderr[-2000:]}")
+        seconds = time.time() - started
+        told = [line for line in done.stdout.splitlines() if SUMMED_UP.match(line)]
+        if done.returncode:
+            raise RuntimeError(f"{done.stdout[-500:]}\n{done.stderr[-2000:]}")
+        told.append(_where_time_went(Path(place, "mlruns/journal"), started))
     return f"{seconds:.0f} s; " + "; ".join(told)
+
+
+def _where_time_went(journals: Path, started: float) -> str:
+    """When the first epoch had ended, and what came between an epoch's updates and the next ones of
+    the same trial."""
+    [folder] = journals.iterdir()
+    events = JournalReader(folder).read()
+    epochs = [event for event in events if isinstance(event, EpochEnded)]
+    first = epochs[0].time_ms / 1000 - started
+    training = mean(epoch.metrics["epoch_sec"] for epoch in epochs)
+    between = [
+        (one.time_ms - other.time_ms) / 1000 - one.metrics["epoch_sec"]
+        for other, one in pairwise(epochs)
+        if one.trial == other.trial
+    ]
+    return (
+        f"first epoch after {first:.0f} s; {len(epochs)} epochs with {training:.3f} s of updates "
+        f"each, and {1000 * mean(between):.0f} ms until the next ones"
+    )
 
 
 def _with_changes(space: str, changes: Mapping[str, object]) -> str:

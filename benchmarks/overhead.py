@@ -129,7 +129,9 @@ def _work(place: str, ready: Any, done: Any) -> None:
     half = np.full((2, 3), 0.5, np.float32)
     splits = Splits(part, part, part, tuple("0123456789"), "0" * 16, "random", *half)
 
-    def fit(trainer: Trainer, report: Callable[[int, Mapping[str, float]], None]) -> FitResult:
+    def fit(
+        trainer: Trainer, report: Callable[[int, Mapping[str, float]], None], *_: object
+    ) -> FitResult:
         epochs = trainer.recipe.training.epochs
         accuracy = float(torch.rand(()))
         metrics = {
@@ -151,7 +153,9 @@ def _work(place: str, ready: Any, done: Any) -> None:
     ready.wait(START_SEC)
     started = time.perf_counter()
     while (claim := ledger.claim()) is not None:
-        runner.run(claim)
+        verdict = runner.run(claim)
+        if verdict.state == "FAIL":  # it would be made up for by another, for ever
+            raise RuntimeError(verdict.reason)
         ended = time.perf_counter()
         times.append(ended - started)
         started = ended

@@ -12,15 +12,20 @@ from benchmarks.machine import describe
 
 def publish(title: str, notes: str, rows: Sequence[dict[str, Any]], out: Path | None) -> None:
     """Print rows with the same keys, and write them to `out`.md and `out`.json if given."""
+    print(record(title, notes, rows, out))
+
+
+def record(title: str, notes: str, rows: Sequence[dict[str, Any]], out: Path | None) -> str:
+    """Write them if `out` is given; the page that is to be printed."""
     machine = describe()
     about = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     page = f"# {title}\n\n{notes}\n\n{table(rows)}\n\n{about}\n"
-    print(page)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.with_suffix(".md").write_text(page, encoding="utf-8")
-        record = {"title": title, "notes": notes, "machine": machine, "rows": rows}
-        out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        content = {"title": title, "notes": notes, "machine": machine, "rows": rows}
+        out.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return page
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
