@@ -116,6 +116,7 @@ def _work(place: str, ready: Any, done: Any) -> None:
     from pipeline.journal import JournalWriter, journal_folder
     from pipeline.study.ledger import Ledger
     from pipeline.study.storage import open_storage
+    from pipeline.trainers import Trainers
     from pipeline.training.data import DeviceData
     from pipeline.training.loop import FitResult, Trainer
     from pipeline.trial import TrialRunner
@@ -148,7 +149,7 @@ def _work(place: str, ready: Any, done: Any) -> None:
     data = DeviceData.from_splits(splits, torch.device("cpu"), 0)
     journal = JournalWriter(journal_folder(ledger.uuid))
     stores = (CheckpointStore(ledger.uuid), WeightStore(ledger.uuid))
-    runner = TrialRunner(config, data, ledger, journal, *stores, worker="worker")
+    runner = TrialRunner(Trainers(config, data), ledger, journal, *stores, worker="worker")
     times: list[float] = []
     ready.wait(START_SEC)
     started = time.perf_counter()

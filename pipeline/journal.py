@@ -18,7 +18,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.events import Event, decode, encode
+from pipeline.events import Event, Note, decode, encode, now_ms
 
 DEFAULT_ROOT = Path("mlruns/journal")
 _TAIL_BYTES = 4096
@@ -59,6 +59,14 @@ class JournalWriter:
         """Appends an event that MLflow can do without, since the store has it too, if it can."""
         with suppress(OSError):
             self.put(event)
+
+    def note(self, text: str) -> None:
+        """Appends a line for the people who watch.
+
+        Raises:
+            OSError: as `put`.
+        """
+        self.put(Note(text, now_ms()))
 
     def sync(self) -> None:
         """Waits until what was written is on the disk."""

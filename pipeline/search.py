@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from pipeline.analysis.audit import Audit, audit
+from pipeline.calibration import CALIBRATIONS
 from pipeline.config import RunConfig
 from pipeline.config.space_file import Space
 from pipeline.coordinator import standing
@@ -136,7 +137,9 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
             finals = _train_finals(shop, len(splits.selection), outcome)
             outcome.audit = audit(ledger.trials(), ledger.config)
-            journal.try_put(_audited(outcome.audit, outcome.standing.ended))
+            found = outcome.audit.tags() | _measured_tags(ledger, devices[0])
+            metrics, ended = outcome.audit.metrics(), outcome.standing.ended
+            journal.try_put(StudyProgress(ended, metrics, now_ms(), found))
             if deliver(mirror, FLUSH_SEC):
                 reached: Mirror | None = mirror
                 agree(ledger, mirror)
@@ -179,11 +182,6 @@ def _train_finals(
     return finalists, refit
 
 
-def _audited(found: Audit, num_ended: int) -> StudyProgress:
-    """What MLflow's run of the study shows of the pruning audit."""
-    return StudyProgress(num_ended, found.metrics(), now_ms(), found.tags())
-
-
 def _dataset(config: RunConfig, splits: Splits) -> dict[str, object]:
     sizes = {name: len(getattr(splits, name)) for name in ("train", "validation", "selection")}
     return {
@@ -203,3 +201,9 @@ def _tags(plan: Plan) -> dict[str, str]:
         "regsearch.precision": plan.config.training.precision,
         "regsearch.engine": plan.config.training.engine,
     }
+
+
+def _measured_tags(ledger: Ledger, device: str) -> dict[str, str]:
+    """What a GPU's first worker has found, after the tags were written."""
+    measured = ledger.study.user_attrs.get(CALIBRATIONS["cuda"], {}) if device != "cpu" else {}
+    return {f"regsearch.{name}": measured[name] for name in ("precision", "engine") if measured}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pipeline.calibration import as_trained, calibrate_gpu
 from pipeline.config import RunConfig
 from pipeline.models import build_model
 from pipeline.seeding import TrialSeeds
+from pipeline.study.ledger import Ledger
 from pipeline.training.data import DeviceData
-from pipeline.training.engine import Note, Steps, resolve_engine
+from pipeline.training.engine import Engine, Note, Steps, resolve_engine
 from pipeline.training.loop import Trainer
+from pipeline.training.precision import resolve_precision
 from pipeline.training.structure import Structure
 
 
@@ -46,6 +49,42 @@ class Trainers:
         shared = self.steps.get(config.model, model, config, structure)
         metric = config.study.metric
         return Trainer(model, self.data, config, metric, seeds, shared, last_epoch)
+
+
+def calibrated_trainers(
+    config: RunConfig, data: DeviceData, ledger: Ledger, num_workers: int, note: Note
+) -> Trainers:
+    """A GPU's, by the engine and the precision that the study has, or that are measured now.
+
+    They are measured here, in the process that trains, since a step that was compiled to be timed
+    need not be compiled again: that takes the better part of a minute.
+
+    Args:
+        config: the study's settings, as its trials share them.
+        ledger: the study's own, also where a follow-up is trained.
+        num_workers: on how many GPUs the study's images are shared out.
+    """
+    tried: dict[Engine, Trainers] = {}
+
+    def make(engine: Engine) -> Trainer:
+        if engine == "compiled":
+            note("the training step is compiled, and timed: that may take a minute")
+        asked = config.with_overrides({"training.engine": engine})
+        tried[engine] = Trainers(asked, data, note)
+        return tried[engine].make(asked, seed=0)
+
+    def measure() -> dict[str, int | str]:
+        dtype = resolve_precision(config.training.precision, data.mean.device)
+        return calibrate_gpu(make, config, len(data.train) / num_workers, dtype).to_dict()
+
+    trained = as_trained(config, ledger.fixed("gpu_calibration", measure))
+    trainers = Trainers(trained, data, note)
+    for engine, built in tried.items():
+        if engine == trainers.steps.engine:
+            trainers.steps = built.steps
+        else:
+            built.steps.let_go()
+    return trainers
 
 
 def build_seeded(config: RunConfig, data: DeviceData, seed: int | None = None) -> nn.Module:

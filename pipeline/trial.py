@@ -21,7 +21,6 @@ from pipeline.events import (
     RESUMED_AFTER,
     EpochEnded,
     Event,
-    Note,
     TrialEnded,
     TrialRequeued,
     TrialScored,
@@ -38,7 +37,6 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StoreAwayError
 from pipeline.study.store import SCORED, ClaimLostError
 from pipeline.trainers import Trainers
-from pipeline.training.data import DeviceData
 from pipeline.training.loop import FitResult, NonFiniteLossError, Trainer
 from pipeline.training.resuming import OtherTrainingError
 from pipeline.training.weight_statistics import as_table, weight_statistics
@@ -73,8 +71,7 @@ class TrialRunner:
     """Runs the claimed trials of a study, one after the other, on one device.
 
     Args:
-        config: the study's settings, as all trials share them.
-        data: the images, on the device.
+        trainers: of the study's trainings, as they are before their first epoch.
         journal: where it is written what happens, before the store is told.
         worker: this worker's name.
         judge: scores each finished net on the selection images; None in a search.
@@ -83,8 +80,7 @@ class TrialRunner:
 
     def __init__(
         self,
-        config: RunConfig,
-        data: DeviceData,
+        trainers: Trainers,
         ledger: Ledger,
         journal: JournalWriter,
         checkpoints: CheckpointStore,
@@ -93,12 +89,12 @@ class TrialRunner:
         judge: Judge | None = None,
         device: str = "cpu",
     ) -> None:
-        self.config, self.data, self.ledger = config, data, ledger
-        self.judge = judge
+        self.trainers, self.config = trainers, trainers.config
+        self.ledger, self.judge = ledger, judge
         self.journal, self.checkpoints, self.weights = journal, checkpoints, weights
         self.worker, self.device = worker, device
-        self.trainers = Trainers(config, data, self.note)
-        self.goes_ahead = data.mean.device.type == "cuda"  # a CPU would only report later
+        # A CPU would only report later.
+        self.goes_ahead = trainers.data.mean.device.type == "cuda"
 
     def run(self, claim: Claim) -> Verdict:
         """Train, report every epoch, and settle the trial in the store.
@@ -180,7 +176,7 @@ class TrialRunner:
         try:
             trainer.load_state_dict(state)
         except OtherTrainingError as other:  # of another version: this one can't go on from it
-            self.note(f"{claim.name}: {other}; it starts from zero")
+            self.journal.note(f"{claim.name}: {other}; it starts from zero")
             return self._trainer(claim, config, None)
         return trainer
 
@@ -189,7 +185,7 @@ class TrialRunner:
         try:
             return self.checkpoints.load(claim.number) if claim.attempt > 1 else None
         except DamagedFileError as damaged:
-            self.note(f"{claim.name}: {damaged}; it starts from zero")
+            self.journal.note(f"{claim.name}: {damaged}; it starts from zero")
             self.checkpoints.remove(claim.number)
             return None
 
@@ -242,10 +238,6 @@ class TrialRunner:
         except ClaimLostError:
             return  # it was settled, or taken, in the moment of the interruption
         self.journal.try_put(TrialRequeued(claim.number, claim.attempt, "interrupted", now_ms()))
-
-    def note(self, text: str) -> None:
-        """A line for the people who watch."""
-        self.journal.put(Note(text, now_ms()))
 
     def _started(self, claim: Claim, num_epochs: int, state: dict[str, Any] | None) -> Event:
         resumed = {} if state is None else {RESUMED_AFTER: str(state["epoch"])}

@@ -10,6 +10,12 @@ import torch
 
 from pipeline.calibration import as_trained, calibrate, calibrate_gpu, fastest, num_steps, together
 from pipeline.config import RunConfig
+from pipeline.datasets import load_splits
+from pipeline.trainers import calibrated_trainers
+from pipeline.training.data import DeviceData
+from pipeline.training.engine import Steps
+from pipeline.training.loop import Trainer
+from pipeline.training.step import TrainStep
 from tests.spaces import tiny_config
 from tests.test_ledger import open_ledger
 
@@ -125,6 +131,67 @@ def test_a_search_of_structural_numbers_is_not_compiled(
         "training.optimizer.weight_decay": {"type": "float", "low": 0.0, "high": 1.0},
     }
     assert num_steps(RunConfig.model_validate(data)) == 2
+
+
+# The worker that measures. Its engines and their speed are stand-ins: they can't be had on a CPU.
+
+
+class Worker:
+    """A GPU's worker of one study, that trains where the tests run."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **rates: float) -> None:
+        self.tried: list[str] = []
+        self.notes: list[str] = []
+
+        def rate(_: Trainer) -> float:
+            self.tried.append(engines[-1])
+            return rates[engines[-1]]
+
+        def run_by(step: TrainStep, engine: str) -> TrainStep:
+            engines.append(engine)
+            return step
+
+        engines: list[str] = []
+        monkeypatch.setattr("pipeline.training.engine.run_by", run_by)
+        monkeypatch.setattr("pipeline.calibration._gpu_images_per_sec", rate)
+        # At an image a second every study is long.
+        self.config = tiny_config(folder, "study.trials=100", "training.engine=auto")
+        splits = load_splits(self.config.data, self.config.study.seed)
+        data = DeviceData.from_splits(splits, torch.device("cpu"), self.config.study.seed)
+        self.ledger = open_ledger(folder, "study.trials=100", "training.engine=auto")
+        self.trainers = calibrated_trainers(self.config, data, self.ledger, 1, self.notes.append)
+
+
+def test_the_worker_that_measures_trains_with_the_step_that_it_has_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Worker(tmp_path, monkeypatch, captured=1.0, compiled=1.7)
+    assert first.tried == ["captured", "compiled"]
+    assert first.notes == ["the training step is compiled, and timed: that may take a minute"]
+    assert first.trainers.config.training.engine == "compiled"
+    assert first.ledger.recorded("gpu_calibration")["engine"] == "compiled"
+    for dropout in (0.0, 0.3):
+        config = first.trainers.config.with_overrides({"regularization.dropout": dropout})
+        first.trainers.make(config, seed=1)
+    steps = first.trainers.steps
+    assert (steps.engine, steps.num_built) == ("compiled", 1)
+
+
+def test_a_later_worker_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Worker(tmp_path, monkeypatch, captured=1.0, compiled=1.7)
+    later = Worker(tmp_path, monkeypatch)
+    assert (later.tried, later.notes) == ([], [])
+    assert later.trainers.steps.engine == "compiled"
+    assert later.trainers.steps.num_built == 0
+
+
+def test_a_step_that_lost_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go: list[str] = []
+    monkeypatch.setattr(Steps, "let_go", lambda steps: let_go.append(steps.engine))
+    worker = Worker(tmp_path, monkeypatch, captured=1.0, compiled=1.05)
+    assert worker.tried == ["captured", "compiled"]
+    assert (worker.trainers.steps.engine, worker.trainers.steps.num_built) == ("captured", 1)
+    assert let_go == ["compiled"]
 
 
 def test_what_was_measured_fills_in_what_was_left_to_it(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from pipeline.study.followup import FollowUp, Point
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings, versions
 from pipeline.study.storage import open_storage
+from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import Trainer
 from pipeline.trial import TrialRunner
@@ -69,7 +70,8 @@ def runner_of(ledger: Ledger) -> TrialRunner:
     data = DeviceData.from_splits(splits, torch.device("cpu"), config.study.seed)
     stores = CheckpointStore(ledger.uuid), WeightStore(ledger.uuid)
     journal = JournalWriter(journal_folder(ledger.uuid))
-    return TrialRunner(config, data, ledger, journal, *stores, worker="worker 1")
+    trainers = Trainers(config, data, journal.note)
+    return TrialRunner(trainers, ledger, journal, *stores, worker="worker 1")
 
 
 def next_of(ledger: Ledger) -> Claim:

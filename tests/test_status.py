@@ -31,6 +31,7 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.owner import new_owner
 from pipeline.study.store import OWNER
 from pipeline.sync import sync_studies
+from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
 from pipeline.trial import TrialRunner
 from pipeline.weights import WeightStore
@@ -105,7 +106,8 @@ def with_ablation(ledger: Ledger) -> None:
     journal = JournalWriter(journal_folder(followup.uuid))
     journal.put(StudyStarted(now_ms()))
     stores = CheckpointStore(followup.uuid), WeightStore(followup.uuid)
-    runner = TrialRunner(followup.config, data, followup, journal, *stores, worker="worker 1")
+    trainers = Trainers(followup.config, data)
+    runner = TrialRunner(trainers, followup, journal, *stores, worker="worker 1")
     first, second = followup.claim(), followup.claim()
     assert first is not None
     assert second is not None

@@ -27,6 +27,21 @@ def test_sqlite_lets_readers_work_beside_a_writer(tmp_path: Path) -> None:
         assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 2_000
 
 
+def test_a_cursor_that_does_not_close_is_no_traceback_on_the_screen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a signal interrupts a query: SQLAlchemy would log it, beside what it raises."""
+
+    class Interrupted:
+        def close(self) -> None:
+            raise RuntimeError("the cursor is in use")
+
+    engine = open_storage(f"sqlite:///{tmp_path}/optuna.db").engine
+    with engine.connect() as connection:
+        connection._safe_close_cursor(Interrupted())  # type: ignore[arg-type]
+    assert caplog.records == []
+
+
 def test_processes_that_start_at_once_all_get_the_store(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pipeline.study.storage import open_storage; import optuna\n"

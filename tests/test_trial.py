@@ -29,7 +29,7 @@ from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
 from pipeline.study.store import REASON
-from pipeline.trainers import build_seeded
+from pipeline.trainers import Trainers, build_seeded
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import NonFiniteLossError, Trainer
 from pipeline.training.metrics import SCORES
@@ -78,7 +78,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     ledger = Ledger(config, open_storage("sqlite:///mlruns/optuna.db"))
     journal = JournalWriter(journal_folder(ledger.uuid))
     stores = CheckpointStore(ledger.uuid), WeightStore(ledger.uuid)
-    runner = TrialRunner(config, data, ledger, journal, *stores, worker="worker 1")
+    trainers = Trainers(config, data, journal.note)
+    runner = TrialRunner(trainers, ledger, journal, *stores, worker="worker 1")
     yield Bench(config, ledger, *stores, runner, JournalReader(journal.folder))
     journal.close()
     ledger.store.close()
@@ -111,7 +112,7 @@ def test_a_complete_trial_has_its_best_value_and_its_weights(bench: Bench) -> No
     assert trial.state is TrialState.COMPLETE
     assert trial.value == verdict.value == max(trial.intermediate_values.values())
     assert list(trial.intermediate_values) == [1, 2]
-    model = build_seeded(bench.config, bench.runner.data)
+    model = build_seeded(bench.config, bench.runner.trainers.data)
     model.load_state_dict(bench.weights.load(0))
     assert bench.checkpoints.trials() == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -133,6 +134,8 @@ def _connect(url: str, engine_kwargs: dict[str, Any], upgrade: bool) -> Store:
 
     from pipeline.study.store import Store
 
+    # It prints a traceback for a cursor that won't close because the program was interrupted.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     engine = create_engine(url, **engine_kwargs)
     tables = inspect(engine).get_table_names()
     engine.dispose()

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
-from pipeline.calibration import Calibration, Precision, as_trained, calibrate, calibrate_gpu
+from pipeline.calibration import Calibration, Precision, as_trained, calibrate
 from pipeline.config import RunConfig
 from pipeline.datasets import Splits
 from pipeline.errors import UserError
-from pipeline.models import build_model
-from pipeline.seeding import TrialSeeds
 from pipeline.study.ledger import Ledger
+from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
-from pipeline.training.engine import Engine, Steps
 from pipeline.training.loop import Trainer
-from pipeline.training.precision import resolve_precision
-from pipeline.training.structure import Structure
 
 MAX_AUTO_WORKERS = 8
 
@@ -30,7 +24,8 @@ class Plan:
     """Who trains how.
 
     Attributes:
-        config: the study's settings, with the precision and the engine by which trials are trained.
+        config: the study's settings, with the precision and the engine by which trials are trained,
+            as far as they are known here.
         devices: a device for each worker.
         threads: torch's threads in each worker; 0 leaves torch's choice.
     """
@@ -78,25 +73,17 @@ def make_plan(
     """One worker a GPU; on the CPU as many as its cores hold, with threads that were measured once.
 
     A study keeps its threads, its precision and its engine, since they decide how sums come out: a
-    later run with more workers has no fewer threads in each.
+    later run with more workers has no fewer threads in each. On a GPU its first worker measures
+    them (see `calibrated_trainers`).
     """
     device = torch.device(devices[0])
-    make = partial(_trainer, splits, device)
     if device.type == "cuda":
-        dtype = resolve_precision(config.training.precision, device)
-        images_each = len(splits.train) / len(devices)
-        measured = ledger.fixed(
-            "gpu_calibration",  # of its own: a study may go on elsewhere
-            lambda: calibrate_gpu(partial(make, config), config, images_each, dtype).to_dict(),
-        )
-        gc.collect()
-        torch.cuda.empty_cache()
         count = len(devices) if num_workers is None else num_workers
         chosen = tuple(devices[i % len(devices)] for i in range(count))
-        return Plan(as_trained(config, measured), chosen, threads=0)
+        return Plan(config, chosen, threads=0)
 
     def in_precision(precision: Precision) -> Trainer:
-        return make(config.with_overrides({"training.precision": precision}), "eager")
+        return _trainer(splits, config.with_overrides({"training.precision": precision}))
 
     cores = torch.get_num_threads()
     measured = ledger.fixed("calibration", lambda: calibrate(in_precision, num_workers).to_dict())
@@ -106,14 +93,10 @@ def make_plan(
     return Plan(as_trained(config, measured), ("cpu",) * count, calibration.threads)
 
 
-def _trainer(splits: Splits, device: torch.device, config: RunConfig, engine: Engine) -> Trainer:
-    """A training like those of the study, to be timed."""
-    data = DeviceData.from_splits(splits, device, config.study.seed)
-    seeds = TrialSeeds.of(config.study.seed, 0)
-    model = build_model(config.model, config.regularization, data.image_shape, data.num_classes)
-    structure = Structure.of(config).widened([Structure.of(config.strongest())])
-    shared = Steps(data, engine).get(config.model, model, config, structure)
-    return Trainer(model, data, config, config.study.metric, seeds, shared)
+def _trainer(splits: Splits, config: RunConfig) -> Trainer:
+    """A training like those of the study, to be timed on the CPU."""
+    data = DeviceData.from_splits(splits, torch.device("cpu"), config.study.seed)
+    return Trainers(config.with_overrides({"training.engine": "eager"}), data).make(config, seed=0)
 
 
 def _num_cores(threads: int) -> int:

@@ -41,6 +41,7 @@ class Job:
         storage: the store's URL.
         device: a device's name, such as `cuda:1`.
         threads: torch's threads; 0 leaves torch's own choice.
+        num_workers: how many share the study's trials.
         deadline: no trial is begun after this `time.time()`; infinite for none.
         forgiven: trials that had failed before this run began.
         log: where its output goes.
@@ -54,6 +55,7 @@ class Job:
     storage: str
     device: str
     threads: int
+    num_workers: int
     deadline: float
     forgiven: tuple[int, ...]
     log: Path
@@ -100,7 +102,9 @@ def _run_trials(job: Job) -> None:
     from pipeline.study.followup import FollowUp
     from pipeline.study.ledger import Ledger
     from pipeline.study.patience import PATIENCE_SEC
+    from pipeline.study.record import recall
     from pipeline.study.storage import open_storage
+    from pipeline.trainers import Trainers, calibrated_trainers
     from pipeline.training.data import DeviceData, to_device
     from pipeline.trial import TrialRunner
     from pipeline.weights import WeightStore
@@ -129,9 +133,14 @@ def _run_trials(job: Job) -> None:
     if job.followup:  # the search's workers look at no selection image
         selection = to_device(splits.selection, torch.device(job.device))
         judge = Judge(selection, data, judged_by(config.study.metric))
-    runner = TrialRunner(
-        job.trained, data, ledger, journal, *stores, job.name, judge, device_name(job.device)
-    )
+    if job.device.startswith("cuda"):
+        name = config.study.name
+        search = Ledger(recall(store, name), store, begin=False) if job.followup else ledger
+        trainers = calibrated_trainers(job.trained, data, search, job.num_workers, journal.note)
+    else:
+        trainers = Trainers(job.trained, data, journal.note)
+    where = device_name(job.device)
+    runner = TrialRunner(trainers, ledger, journal, *stores, job.name, judge, where)
     threading.Thread(target=_beat, args=(ledger,), daemon=True).start()
     threading.Thread(target=_watch_coordinator, daemon=True).start()
     limit = config.study.max_consecutive_failures

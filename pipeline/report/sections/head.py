@@ -121,8 +121,13 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
         )
     tags = evidence.recorded("tags")
     if tags:
-        named = ("device", "precision", "engine", "threads")
-        yield "trained on", ", ".join(f"{n} {tags.get(f'regsearch.{n}', '-')}" for n in named)
+        device = tags.get("regsearch.device", "-")
+        # What a GPU's first worker measured came after the tags.
+        measured = {} if device == "cpu" else evidence.recorded("gpu_calibration")
+        named = ("precision", "engine", "threads")
+        known = {n: measured.get(n) or tags.get(f"regsearch.{n}", "-") for n in named}
+        told = (f"{name} {value}" for name, value in {"device": device, **known}.items())
+        yield "trained on", ", ".join(told)
     versions = evidence.recorded("versions")
     if versions:
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
