@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -14,9 +14,11 @@ from pydantic import ValidationError
 
 from pipeline.config.yaml_file import Place, parse_scalar
 from pipeline.errors import UserError, UserErrors
-from pipeline.settings import Settings, has_kind, kind_names, settings_classes
+from pipeline.settings import Settings, has_kind, kind_names, scalar_fields, settings_classes
 
-MAX_SHOWN = 20
+MAX_SHOWN, MAX_MEANT = 20, 3
+ABBREVIATIONS = {"lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size"}
+"""What people are used to write elsewhere."""
 UNKNOWN_KIND = ("union_tag_invalid", "union_tag_not_found")
 
 _RULES = {
@@ -79,6 +81,18 @@ def nearest_name(word: object, known: Iterable[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
+def named(word: object, paths: Iterable[str]) -> list[str]:
+    """The dotted paths that end in a key of that name."""
+    key = ABBREVIATIONS.get(str(word), str(word))
+    return [path for path in paths if path.rpartition(".")[2] == key]
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """The question that asks for one of these, which are at least one."""
+    *others, last = (f"`{name}`" for name in names[:MAX_MEANT])
+    return f"did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
+
+
 def explain(
     error: ValidationError, data: Mapping[str, Any], top: type[Settings]
 ) -> Iterator[Problem]:
@@ -91,7 +105,7 @@ def explain(
             cure = f"add `{place[-1]}:` and its value"
             yield Problem(place, f"{_name(place)} is missing", "it has no default", cure)
         elif kind == "extra_forbidden":
-            yield _unknown_key(place, data, _classes_at(items[0]["loc"][:-1], top))
+            yield _unknown_key(place, data, _classes_at(items[0]["loc"][:-1], top), top)
         elif kind in UNKNOWN_KIND:
             yield _unknown_kind(place, items[0], classes)
         else:
@@ -134,7 +148,8 @@ def _wrong_value(place: Place, items: list[Mapping[str, Any]], top: type[Setting
         rule = _description(item["loc"], top) or rule
     rule, _, cure = rule.partition("; ")
     if item["type"] == "value_error" and isinstance(value, Mapping):
-        return Problem(place, f"{name}: {rule}", cure, f"mend {name}")
+        what, (rule, _, cure) = rule, cure.partition("; ")
+        return Problem(place, f"{name}: {what}", rule, cure or f"mend {name}")
     return Problem(place, f"{name} is {quoted(value)}", rule, cure or _cure(name, value, rule))
 
 
@@ -153,18 +168,23 @@ def _cure(name: str, value: object, rule: str) -> str:
     if isinstance(value, str) and "number" in rule and not isinstance(parse_scalar(value), str):
         return f"write {value} without quotes"
     meant = nearest_name(value, re.findall(r"'([^']*)'", rule))
-    return f"did you mean `{meant}`?" if meant else f"change {name}"
+    return did_you_mean([meant]) if meant else f"change {name}"
 
 
-def _unknown_key(place: Place, data: Mapping[str, Any], classes: list[type[Settings]]) -> Problem:
+def _unknown_key(
+    place: Place, data: Mapping[str, Any], classes: list[type[Settings]], top: type[Settings]
+) -> Problem:
     known = sorted({key for owner in classes for key in owner.model_fields})
     *sections, key = place
     for section in sections:
         data = data[section]  # type: ignore[index]
     kind = data.get("kind", data.get("type"))
     meant = nearest_name(key, known)
+    paths = [] if place[0] == "search" else _paths(top)
+    begun = [path for path in paths if path.rpartition(".")[2].startswith(f"{key}_")]
+    names = named(key, paths) or ([meant] if meant else begun)
     outermost = str(key).partition(".")[0]
-    cure = f"did you mean `{meant}`?" if meant else f"delete {_name(place)} or rename it"
+    cure = did_you_mean(names) if names else f"delete {_name(place)} or rename it"
     if "." in str(key) and outermost in known:
         cure = f"nest it: `{outermost}:`, and below it the rest, indented"
     return Problem(
@@ -173,6 +193,13 @@ def _unknown_key(place: Place, data: Mapping[str, Any], classes: list[type[Setti
         f"known{f' for {quoted(kind)}' if kind else ''}: {', '.join(known)}",
         cure,
     )
+
+
+def _paths(top: type[Settings]) -> list[str]:
+    """The dotted paths of all settings and sections, but for what is below `search`."""
+    scalars = [path for path, _ in scalar_fields(top) if not path.startswith("search.")]
+    parts = (path.split(".") for path in scalars)
+    return list(dict.fromkeys(".".join(p[:n]) for p in parts for n in range(1, len(p) + 1)))
 
 
 def _unknown_kind(place: Place, item: Mapping[str, Any], classes: list[type[Settings]]) -> Problem:
@@ -192,7 +219,10 @@ def _unknown_kind(place: Place, item: Mapping[str, Any], classes: list[type[Sett
         cure = dotted if key == "type" and nested else f"add `{key}:`"
         return Problem(place, f"{name} is missing", rule, cure)
     meant = nearest_name(given[key], kinds)
-    cure = f"did you mean `{meant}`?" if meant else "choose one of them"
+    families = [name.removesuffix("<name>") for name in kinds if name.endswith("<name>")]
+    if families and re.search(r"[a-z]\d", str(given[key])):  # such as resnet18
+        meant = f"{families[0]}{given[key]}"
+    cure = did_you_mean([meant]) if meant else "choose one of them"
     return Problem((*place, key), f"{name} is {quoted(given[key])}", rule, cure)
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from pipeline.config.finalists_check import check_finalists
 from pipeline.config.metrics_check import check_metrics
-from pipeline.config.problems import Problem, explain, nearest_name, raise_all
+from pipeline.config.problems import Problem, did_you_mean, explain, nearest_name, raise_all
 from pipeline.config.search_space import SearchEntry, SearchSpace
 from pipeline.datasets import DataSettingsUnion
 from pipeline.errors import UserError
@@ -141,7 +141,7 @@ class RunConfig(Recipe):
                     ("study", "constraints", name),
                     f"`{name}` is not a metric that can be constrained",
                     rule=f"one of {', '.join(BOUNDABLE)}",
-                    cure=f"did you mean `{meant}`?" if meant else "name one of them",
+                    cure=did_you_mean([meant]) if meant else "name one of them",
                 )
 
     def _regularizers_without_place(self) -> Iterator[Problem]:

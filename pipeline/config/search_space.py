@@ -69,12 +69,16 @@ class NumberEntry(Entry):
     @model_validator(mode="after")
     def _bounds_make_sense(self) -> NumberEntry:
         if self.low >= self.high:
+            cure = "swap them" if self.low > self.high else "one value needs no search"
             raise ValueError(
-                f"low is {self.low:g} and high is {self.high:g}; low should be less than high"
+                f"low is {self.low:g} and high is {self.high:g}; low should be less than high; "
+                f"{cure}"
             )
         if self.log and self.low <= 0:
             raise ValueError(
-                f"log is true and low is {self.low:g}; low should be greater than 0 on a log scale"
+                f"log is true and low is {self.low:g}; "
+                "low should be greater than 0 on a log scale; "
+                "give the least value that is worth a trial, or leave out `log`"
             )
         if self.log and self.step is not None:
             raise ValueError("both step and log are given; they exclude each other")

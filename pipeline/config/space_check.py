@@ -8,7 +8,14 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.config.problems import MAX_SHOWN, Problem, nearest_name, quoted
+from pipeline.config.problems import (
+    MAX_SHOWN,
+    Problem,
+    did_you_mean,
+    named,
+    nearest_name,
+    quoted,
+)
 from pipeline.config.run_config import RunConfig
 from pipeline.config.search_space import (
     CategoricalEntry,
@@ -48,8 +55,10 @@ def _unknown_paths(config: RunConfig) -> Iterator[Problem]:
     known = searchable_paths()
     for path in config.search:
         if path not in known:
-            meant = f"{path}.kind" if f"{path}.kind" in known else nearest_name(path, known)
-            cure = f"did you mean `{meant}`?" if meant else "`regsearch schema` lists them all"
+            near = nearest_name(path, known)
+            names = [f"{path}.kind"] if f"{path}.kind" in known else []
+            names = names or named(path.rpartition(".")[2], known) or ([near] if near else [])
+            cure = did_you_mean(names) if names else "`regsearch schema` lists them all"
             yield Problem(
                 ("search", path),
                 f"`{path}` is not a setting that can be searched",
