@@ -90,11 +90,16 @@ def _run_part(part: str, arguments: list[str], left_sec: float) -> Iterator[Row]
 
         timer = threading.Timer(limit, end)
         timer.start()
-        for line in process.stdout:
-            if line[:2] == '{"':
-                yield json.loads(line)
-        code = process.wait()
-        timer.cancel()
+        try:
+            for line in process.stdout:
+                if line[:2] == '{"':
+                    yield json.loads(line)
+            code = process.wait()
+        except BaseException:  # Ctrl-C, say
+            end()
+            raise
+        finally:
+            timer.cancel()
         if is_late.is_set():
             yield {"what": part, "value": f"not done within {limit:.0f} s"}
         elif code:

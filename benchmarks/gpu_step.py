@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from benchmarks.timing import as_graph, rounds_of, wait
 from pipeline.calibration import lay_out, update
+from pipeline.models.layers import Convolution
 from pipeline.training.loop import Trainer
 from pipeline.training.step import TrainStep
 
@@ -64,17 +65,21 @@ def parts(trainer: Trainer) -> Iterator[tuple[str, float]]:
 
 
 def candidates(trainer: Trainer) -> Iterator[tuple[str, float]]:
-    """Milliseconds of what might be done: the first convolution as it is and with its channels
-    padded to 4 and, as `models.layers.Convolution` has them, to 8; and, not done now, AdamW by
-    torch's fused kernel, whose betas a capture would repeat for ever."""
+    """Milliseconds of what might be done otherwise: the first convolution plain, and padded to 8
+    channels as it is on a GPU, the padding included; and AdamW by torch's fused kernel, whose betas
+    a capture would repeat for ever."""
     lay_out(trainer)
     step = trainer.step
     images, _ = step.batch()
-    first = next(m for m in step.model.modules() if isinstance(m, nn.Conv2d))
-    for channels in (first.in_channels, 4, 8):
-        work = _first_convolution(step, first, images, channels)
-        name = f"first convolution, {channels} channels, forward and backward"
-        yield name, _milliseconds(as_graph(work, step.device), step.device)
+    first = next(m for m in step.model.modules() if isinstance(m, Convolution))
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "plain": partial(nn.Conv2d.forward, first),
+        "padded": first.padded,
+    }
+    for name, forward in ways.items():
+        work = partial(_first_convolution, step, first, images, forward)
+        what = f"first convolution, {name}, forward and backward"
+        yield what, _milliseconds(as_graph(work, step.device), step.device)
     values, gradient, mean, square = torch.rand(4, len(step.flat.values), device=step.device)
     count, rate = torch.zeros(2, device=step.device).unbind()
 
@@ -117,20 +122,13 @@ def _pass(step: TrainStep, images: Tensor, labels: Tensor) -> None:
 
 
 def _first_convolution(
-    step: TrainStep, first: nn.Conv2d, images: Tensor, channels: int
-) -> Callable[[], None]:
-    """Forward and backward of a net's first layer, with channels of nothing added to the images."""
-    padding = (0, 0, 0, 0, 0, channels - first.in_channels)
-    filters = F.pad(first.weight.detach(), padding).to(step.dtype).requires_grad_()
-    inputs = F.pad(images, padding).to(step.dtype)
-    inputs = inputs.contiguous(memory_format=torch.channels_last)
-    pull = torch.randn_like(F.conv2d(inputs, filters, padding=first.padding))
-
-    def work() -> None:
-        outputs = F.conv2d(inputs, filters, padding=first.padding)
-        torch.autograd.grad(outputs, filters, pull)
-
-    return work
+    step: TrainStep, first: Convolution, images: Tensor, forward: Callable[[Tensor], Tensor]
+) -> None:
+    """Forward and backward of a net's first layer, as in a step."""
+    kind, enabled = step.device.type, step.dtype != torch.float32
+    with torch.autocast(kind, step.dtype, enabled=enabled, cache_enabled=False):
+        outputs = forward(images)
+    torch.autograd.grad(outputs, first.weight, outputs.detach())
 
 
 def _milliseconds(work: Callable[[], None], device: torch.device) -> float:

@@ -85,6 +85,16 @@ def as_trained(config: RunConfig, measured: Mapping[str, Any] | None) -> RunConf
     )
 
 
+def tags_as_measured(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """What a study, of its attributes, noted of its training at its start, with what its first
+    worker on a GPU has measured since."""
+    tags: Mapping[str, str] = attrs.get("regsearch.tags", {})
+    began_on_cpu = tags.get("regsearch.device") == "cpu"
+    measured = {} if began_on_cpu else attrs.get(CALIBRATIONS["cuda"], {})
+    found = {name: measured[name] for name in ("precision", "engine") if name in measured}
+    return {**tags, **{f"regsearch.{name}": value for name, value in found.items()}}
+
+
 def calibrate(
     make_trainer: Callable[[Precision], Trainer], num_workers: int | None = None
 ) -> Calibration:

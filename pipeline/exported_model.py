@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -135,7 +136,9 @@ def load(path: Path) -> LoadedModel:
         meta = Model.load(str(path))
         _refuse_code(path, meta.flavors.get("pytorch", {}))
         info = ModelInfo.model_validate_json(json.dumps(meta.metadata))
-        with _without_pickle():
+        with _without_pickle(), warnings.catch_warnings():
+            # torch 2.11 warns that it reads the weights in place, and leaves them as they are.
+            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
             module = mlflow.pytorch.load_model(str(path))
     except (MlflowException, ValidationError) as error:
         raise UserError(

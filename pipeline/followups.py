@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
+from pipeline.calibration import tags_as_measured
 from pipeline.errors import redact
 from pipeline.events import StudyEnded, StudyStarted, StudyStatus, now_ms
 from pipeline.journal import JournalWriter, journal_folder
@@ -119,8 +120,9 @@ class Workshop:
 
     def _inherit(self, followup: FollowUp) -> None:
         """What a follow-up says of itself is what its study says."""
-        for name in ("dataset", "tags", "versions"):
+        for name in ("dataset", "versions"):
             followup.fixed(name, partial(self.ledger.recorded, name))
+        followup.fixed("tags", lambda: tags_as_measured(self.ledger.study.user_attrs))
         followup.fixed("artifacts", dict)
         if (fits := self.ledger.fits()) is not None:
             followup.fixed("fits", lambda: fits)

@@ -9,6 +9,7 @@ from typing import cast
 
 from optuna.trial import FrozenTrial
 
+from pipeline.calibration import tags_as_measured
 from pipeline.journal import journal_folder
 from pipeline.study.carried import is_carried
 from pipeline.study.followup import tables_of
@@ -38,7 +39,7 @@ def open_mirror(ledger: Ledger, parent: Mirror | None = None) -> Mirror:
         kind=ledger.kind,
         parent_run_id="" if parent is None else parent.run_id,
         artifacts=ledger.recorded("artifacts"),
-        tags={**ledger.recorded("tags"), "regsearch.versions": versions},
+        tags={**tags_as_measured(ledger.study.user_attrs), "regsearch.versions": versions},
     )
     return Mirror.open(facts, journal_folder(ledger.uuid))
 

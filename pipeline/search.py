@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from pipeline.analysis.audit import Audit, audit
-from pipeline.calibration import CALIBRATIONS
+from pipeline.calibration import as_trained, measured_for, tags_as_measured
 from pipeline.config import RunConfig
 from pipeline.config.space_file import Space
 from pipeline.coordinator import standing
@@ -137,9 +139,8 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
             finals = _train_finals(shop, len(splits.selection), outcome)
             outcome.audit = audit(ledger.trials(), ledger.config)
-            found = outcome.audit.tags() | _measured_tags(ledger, devices[0])
-            metrics, ended = outcome.audit.metrics(), outcome.standing.ended
-            journal.try_put(StudyProgress(ended, metrics, now_ms(), found))
+            attrs = ledger.study.user_attrs
+            journal.try_put(_told(outcome.audit, outcome.standing.ended, attrs))
             if deliver(mirror, FLUSH_SEC):
                 reached: Mirror | None = mirror
                 agree(ledger, mirror)
@@ -148,7 +149,8 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             if ledger.num_finished() > before:
                 ledger.keep("has_news", True)  # until the champion is registered
             data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
-            registrar = Registrar(plan.config, ledger, data, splits)
+            trained = as_trained(config, measured_for(attrs, devices[0]))
+            registrar = Registrar(trained, ledger, data, splits)
             outcome.crowned = crown(registrar, *finals, reached)
             if any(entry.problem == LOST for entry in outcome.registered):
                 finals = _train_finals(shop, len(splits.selection), outcome)
@@ -182,6 +184,12 @@ def _train_finals(
     return finalists, refit
 
 
+def _told(found: Audit, num_ended: int, attrs: Mapping[str, Any]) -> StudyProgress:
+    """What MLflow's run of the study shows once the search is over."""
+    tags = found.tags() | tags_as_measured(attrs)
+    return StudyProgress(num_ended, found.metrics(), now_ms(), tags)
+
+
 def _dataset(config: RunConfig, splits: Splits) -> dict[str, object]:
     sizes = {name: len(getattr(splits, name)) for name in ("train", "validation", "selection")}
     return {
@@ -201,9 +209,3 @@ def _tags(plan: Plan) -> dict[str, str]:
         "regsearch.precision": plan.config.training.precision,
         "regsearch.engine": plan.config.training.engine,
     }
-
-
-def _measured_tags(ledger: Ledger, device: str) -> dict[str, str]:
-    """What a GPU's first worker has found, after the tags were written."""
-    measured = ledger.study.user_attrs.get(CALIBRATIONS["cuda"], {}) if device != "cpu" else {}
-    return {f"regsearch.{name}": measured[name] for name in ("precision", "engine") if measured}

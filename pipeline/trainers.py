@@ -7,9 +7,11 @@ from torch import nn
 
 from pipeline.calibration import as_trained, calibrate_gpu
 from pipeline.config import RunConfig
+from pipeline.journal import journal_folder
 from pipeline.models import build_model
 from pipeline.seeding import TrialSeeds
 from pipeline.study.ledger import Ledger
+from pipeline.study.storage import file_lock
 from pipeline.training.data import DeviceData
 from pipeline.training.engine import Engine, Note, Steps, resolve_engine
 from pipeline.training.loop import Trainer
@@ -52,38 +54,43 @@ class Trainers:
 
 
 def calibrated_trainers(
-    config: RunConfig, data: DeviceData, ledger: Ledger, num_workers: int, note: Note
+    config: RunConfig, data: DeviceData, ledger: Ledger, num_gpus: int, note: Note
 ) -> Trainers:
     """A GPU's, by the engine and the precision that the study has, or that are measured now.
 
-    They are measured here, in the process that trains, since a step that was compiled to be timed
-    need not be compiled again: that takes the better part of a minute.
+    They are measured here, in a process that trains: a step that was compiled to be timed need not
+    be compiled again, which takes the better part of a minute. Other workers wait for it meanwhile,
+    since two that are timed side by side slow each other.
 
     Args:
-        config: the study's settings, as its trials share them.
+        config: how it is trained: the study's settings, or those of a follow-up.
         ledger: the study's own, also where a follow-up is trained.
-        num_workers: on how many GPUs the study's images are shared out.
+        num_gpus: on how many the study is shared out.
     """
-    tried: dict[Engine, Trainers] = {}
+    compiled: list[Steps] = []
 
     def make(engine: Engine) -> Trainer:
+        asked = ledger.config.with_overrides({"training.engine": engine})
+        trainers = Trainers(asked, data, note)
         if engine == "compiled":
             note("the training step is compiled, and timed: that may take a minute")
-        asked = config.with_overrides({"training.engine": engine})
-        tried[engine] = Trainers(asked, data, note)
-        return tried[engine].make(asked, seed=0)
+            compiled.append(trainers.steps)
+        return trainers.make(asked, seed=0)
 
     def measure() -> dict[str, int | str]:
         dtype = resolve_precision(config.training.precision, data.mean.device)
-        return calibrate_gpu(make, config, len(data.train) / num_workers, dtype).to_dict()
+        return calibrate_gpu(make, ledger.config, len(data.train) / num_gpus, dtype).to_dict()
 
-    trained = as_trained(config, ledger.fixed("gpu_calibration", measure))
+    lock = journal_folder(ledger.uuid) / "calibration.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(lock):
+        trained = as_trained(config, ledger.fixed("gpu_calibration", measure))
     trainers = Trainers(trained, data, note)
-    for engine, built in tried.items():
-        if engine == trainers.steps.engine:
-            trainers.steps = built.steps
+    for steps in compiled:
+        if steps.engine == trainers.steps.engine == "compiled":
+            trainers.steps = steps
         else:
-            built.steps.let_go()
+            steps.let_go()
     return trainers
 
 

@@ -51,7 +51,7 @@ def run_workers(
             storage=storage,
             device=device,
             threads=plan.threads,
-            num_workers=len(plan.devices),
+            num_devices=plan.num_devices,
             deadline=deadline,
             forgiven=forgiven,
             log=LOGS / ledger.uuid / f"worker-{index + 1}.log",

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.calibration import as_trained, calibrate, calibrate_gpu, fastest, num_steps, together
+from pipeline.calibration import (
+    as_trained,
+    calibrate,
+    calibrate_gpu,
+    fastest,
+    num_steps,
+    tags_as_measured,
+    together,
+)
 from pipeline.config import RunConfig
 from pipeline.datasets import load_splits
-from pipeline.trainers import calibrated_trainers
+from pipeline.trainers import Trainers, calibrated_trainers
 from pipeline.training.data import DeviceData
 from pipeline.training.engine import Steps
 from pipeline.training.loop import Trainer
 from pipeline.training.step import TrainStep
+from pipeline.workers.plan import Plan
 from tests.spaces import tiny_config
 from tests.test_ledger import open_ledger
 
@@ -140,6 +151,7 @@ class Worker:
     """A GPU's worker of one study, that trains where the tests run."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **rates: float) -> None:
+        monkeypatch.chdir(folder)
         self.tried: list[str] = []
         self.notes: list[str] = []
 
@@ -148,10 +160,14 @@ class Worker:
             return rates[engines[-1]]
 
         def run_by(step: TrainStep, engine: str) -> TrainStep:
+            self.alive.append(sum(other() is not None for other in built))
+            built.append(weakref.ref(step))
             engines.append(engine)
             return step
 
         engines: list[str] = []
+        built: list[weakref.ref[TrainStep]] = []
+        self.alive: list[int] = []
         monkeypatch.setattr("pipeline.training.engine.run_by", run_by)
         monkeypatch.setattr("pipeline.calibration._gpu_images_per_sec", rate)
         # At an image a second every study is long.
@@ -159,7 +175,12 @@ class Worker:
         splits = load_splits(self.config.data, self.config.study.seed)
         data = DeviceData.from_splits(splits, torch.device("cpu"), self.config.study.seed)
         self.ledger = open_ledger(folder, "study.trials=100", "training.engine=auto")
-        self.trainers = calibrated_trainers(self.config, data, self.ledger, 1, self.notes.append)
+
+        def trainers(config: RunConfig) -> Trainers:
+            return calibrated_trainers(config, data, self.ledger, 1, self.notes.append)
+
+        self.make = trainers
+        self.trainers = trainers(self.config)
 
 
 def test_the_worker_that_measures_trains_with_the_step_that_it_has_timed(
@@ -190,8 +211,51 @@ def test_a_step_that_lost_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Steps, "let_go", lambda steps: let_go.append(steps.engine))
     worker = Worker(tmp_path, monkeypatch, captured=1.0, compiled=1.05)
     assert worker.tried == ["captured", "compiled"]
-    assert (worker.trainers.steps.engine, worker.trainers.steps.num_built) == ("captured", 1)
+    assert (worker.trainers.steps.engine, worker.trainers.steps.num_built) == ("captured", 0)
     assert let_go == ["compiled"]
+
+
+def test_one_step_at_a_time_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU may have room for no more."""
+    worker = Worker(tmp_path, monkeypatch, captured=1.0, compiled=1.7)
+    assert worker.alive == [0, 0]
+
+
+def test_workers_that_start_together_measure_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(tmp_path, monkeypatch, captured=1.0, compiled=1.7)
+    worker.tried.clear()
+    worker.ledger = open_ledger(tmp_path, "study.name=another", "study.trials=100")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(worker.make, [worker.config] * 4))
+    assert worker.tried == ["captured", "compiled"]
+    assert {trainers.steps.engine for trainers in found} == {"compiled"}
+
+
+def test_a_follow_up_keeps_its_settings_and_takes_the_studys_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(tmp_path, monkeypatch, captured=1.0, compiled=1.7)
+    trainers = worker.make(worker.config.with_overrides({"training.epochs": 7}))
+    assert trainers.config.training.epochs == 7
+    assert trainers.config.training.engine == "compiled"
+
+
+def test_workers_that_share_a_gpu_are_no_more_gpus(tmp_path: Path) -> None:
+    plan = Plan(tiny_config(tmp_path), ("cuda:0", "cuda:1", "cuda:0", "cuda:1"), threads=0)
+    assert plan.num_devices == 2
+
+
+def test_a_studys_tags_say_what_was_measured_on_the_gpu_that_it_began_on() -> None:
+    measured = {"regsearch.gpu_calibration": {"threads": 0, "precision": "p", "engine": "e"}}
+    began = {"regsearch.device": "NVIDIA H200", "regsearch.engine": "auto"}
+    assert tags_as_measured({"regsearch.tags": began}) == began
+    assert tags_as_measured({"regsearch.tags": began, **measured}) == {
+        "regsearch.device": "NVIDIA H200", "regsearch.engine": "e", "regsearch.precision": "p"
+    }  # fmt: skip
+    on_cpu = {"regsearch.device": "cpu", "regsearch.engine": "eager"}
+    assert tags_as_measured({"regsearch.tags": on_cpu, **measured}) == on_cpu
 
 
 def test_what_was_measured_fills_in_what_was_left_to_it(tmp_path: Path) -> None:

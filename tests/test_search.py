@@ -196,24 +196,35 @@ def test_a_gain_is_told_on_images_that_nobody_chose_by() -> None:
 def test_finalists_that_cannot_be_told_apart_are_said_to_be_so() -> None:
     printed = printed_summary(finalist("trial 7", 0.9, 61), finalist("recipe", 0.8, 60))
     assert "trial 7 can't be told apart from recipe on these images" in printed
+    assert "more seeds" not in printed, "nothing was trained again"
 
 
-def printed_summary(*finalists: Finalist) -> str:
+def test_what_cannot_be_told_apart_is_worth_more_seeds_up_to_ten() -> None:
+    def printed(seeds: int) -> str:
+        nets = [finalist(name, 0.9, 61, seeds) for name in ("trial 7", "recipe")]
+        return " ".join(printed_summary(*nets, retrained=True).split())
+
+    cure = "`finalists.seeds` above 9, and the same command again, which trains what is missing"
+    assert cure in printed(9)
+    assert "more seeds" not in printed(10)
+
+
+def printed_summary(*finalists: Finalist, retrained: bool = False) -> str:
     standing = Standing(2, 2, 0, 0, "validation/accuracy", 0.9, 0)
     console = Console(record=True, width=100, file=io.StringIO())
     config = load_space(SPACES / "digits.yaml").config
     console.print(
-        summary(Outcome(config, standing, Crowned(Verdict(finalists, "accuracy", False))))
+        summary(Outcome(config, standing, Crowned(Verdict(finalists, "accuracy", retrained))))
     )
     return console.export_text()
 
 
-def finalist(name: str, value: float, num_correct: int) -> Finalist:
+def finalist(name: str, value: float, num_correct: int, num_seeds: int = 1) -> Finalist:
     attrs = {SCORED: {"validation/accuracy": value}}
     correct = np.arange(100) < num_correct
     answers = Answers(correct, correct.astype(np.float32))
     trial = optuna.create_trial(value=value, user_attrs=attrs)
-    return Finalist(name, trial, (), (answers,), "accuracy")
+    return Finalist(name, trial, (), (answers,) * num_seeds, "accuracy")
 
 
 def winner(outcome: Outcome) -> Finalist:

@@ -35,7 +35,7 @@ class Convolution(nn.Conv2d):
     """Its inputs of fewer than 8 channels are padded with zeros, for a GPU's tensor cores.
 
     These take 16-bit operands by eights; the images' three channels would keep them out. On an H200
-    the first convolution of the default net takes a quarter less time (`benchmarks gpu`, *step*).
+    the first convolution of the default net took a quarter less time, without the padding itself.
     """
 
     def forward(self, x: Tensor) -> Tensor:

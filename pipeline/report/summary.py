@@ -25,6 +25,9 @@ from pipeline.study.baselines import baselines
 from pipeline.tracking import Report
 from pipeline.words import duration, fresh_seeds, points, show_gain, show_mean, show_metric, spell
 
+MANY_SEEDS = 10
+"""From here on more of them narrow the intervals by little."""
+
 
 def summary(outcome: Outcome) -> RenderableType:
     """The counts, the champion beside the baselines, its settings, and the next commands."""
@@ -144,6 +147,11 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
     if tied:
         text = f"{verdict.winner.name} can't be told apart from {', '.join(tied)} on these images"
         lines.append(Text(text, style="yellow"))
+        if verdict.retrained and seeds < MANY_SEEDS:
+            more = (
+                f"more seeds tell more: `finalists.seeds` above {seeds}, and the same command again"
+            )
+            lines.append(Text(f"{more}, which trains what is missing", style="dim italic"))
     return lines
 
 

@@ -134,8 +134,6 @@ def _connect(url: str, engine_kwargs: dict[str, Any], upgrade: bool) -> Store:
 
     from pipeline.study.store import Store
 
-    # It prints a traceback for a cursor that won't close because the program was interrupted.
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     engine = create_engine(url, **engine_kwargs)
     tables = inspect(engine).get_table_names()
     engine.dispose()
@@ -153,10 +151,18 @@ def _connect(url: str, engine_kwargs: dict[str, Any], upgrade: bool) -> Store:
     event.listen(store.engine, "connect", _tune_sqlite if sqlite else _tune_postgresql)
     if sqlite:
         _begin_as_writer(store.engine, store)
+    pool = type(store.engine.pool)
+    logging.getLogger(f"{pool.__module__}.{pool.__qualname__}").addFilter(_is_news)
     store.engine.dispose()
     # Its last connection, closed in good order, takes SQLite's log of writes into the one file.
     weakref.finalize(store, store.engine.dispose)
     return store
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """All but the traceback that SQLAlchemy prints for a cursor that won't close because the
+    program was interrupted: it raises what interrupted it, too."""
+    return record.getMessage() != "Error closing cursor"
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:

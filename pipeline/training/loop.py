@@ -39,7 +39,7 @@ that are pruned."""
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with each epoch (from 1) and its metrics. What it raises ends the training, whose
-`state_dict` it may take."""
+`state_dict` it may take unless the next epoch has begun (see `Trainer.fit`)."""
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -34,6 +34,11 @@ class Plan:
     devices: tuple[str, ...]
     threads: int
 
+    @property
+    def num_devices(self) -> int:
+        """How many there are, however many workers each has."""
+        return len(set(self.devices))
+
 
 def resolve_devices(device: str) -> tuple[str, ...]:
     """`auto`, `cpu`, `cuda` or `cuda:i` as the devices that are there; `auto` takes every GPU.

@@ -13,7 +13,8 @@ from multiprocessing.context import ForkServerProcess
 
 from pipeline.workers.worker import EXIT_DONE, EXIT_MISTAKE, EXIT_STOPPED, Job, work
 
-QUICK_SEC = 20.0
+QUICK_SEC = {"cpu": 20.0, "cuda": 180.0}
+"""By the kind of device: a GPU's worker may compile for a minute before its first trial."""
 MAX_QUICK_FAULTS, MAX_QUICK_KILLS = 3, 30
 """A worker that dies so soon after its start, so many times in a row, is not started again."""
 
@@ -114,7 +115,8 @@ class Pool:
             if code == EXIT_DONE or (self._stopping and code == EXIT_STOPPED):
                 self._drop(worker)
                 continue
-            quick = time.monotonic() - worker.started < QUICK_SEC
+            quick_sec = QUICK_SEC[worker.job.device.partition(":")[0]]
+            quick = time.monotonic() - worker.started < quick_sec
             worker.quick_deaths = worker.quick_deaths + 1 if quick else 0
             most = MAX_QUICK_KILLS if code < 0 else MAX_QUICK_FAULTS
             final = self._stopping or code == EXIT_MISTAKE or worker.quick_deaths >= most

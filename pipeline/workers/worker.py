@@ -41,7 +41,7 @@ class Job:
         storage: the store's URL.
         device: a device's name, such as `cuda:1`.
         threads: torch's threads; 0 leaves torch's own choice.
-        num_workers: how many share the study's trials.
+        num_devices: on how many the study is shared out.
         deadline: no trial is begun after this `time.time()`; infinite for none.
         forgiven: trials that had failed before this run began.
         log: where its output goes.
@@ -55,7 +55,7 @@ class Job:
     storage: str
     device: str
     threads: int
-    num_workers: int
+    num_devices: int
     deadline: float
     forgiven: tuple[int, ...]
     log: Path
@@ -110,6 +110,7 @@ def _run_trials(job: Job) -> None:
     from pipeline.weights import WeightStore
     from pipeline.workers.plan import device_name
 
+    threading.Thread(target=_watch_coordinator, daemon=True).start()
     keep_freed()
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -136,13 +137,12 @@ def _run_trials(job: Job) -> None:
     if job.device.startswith("cuda"):
         name = config.study.name
         search = Ledger(recall(store, name), store, begin=False) if job.followup else ledger
-        trainers = calibrated_trainers(job.trained, data, search, job.num_workers, journal.note)
+        trainers = calibrated_trainers(job.trained, data, search, job.num_devices, journal.note)
     else:
         trainers = Trainers(job.trained, data, journal.note)
     where = device_name(job.device)
     runner = TrialRunner(trainers, ledger, journal, *stores, job.name, judge, where)
     threading.Thread(target=_beat, args=(ledger,), daemon=True).start()
-    threading.Thread(target=_watch_coordinator, daemon=True).start()
     limit = config.study.max_consecutive_failures
     while time.time() < job.deadline:
         if len(ledger.failures_in_a_row(job.forgiven)) >= limit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.answers import Gain
+from pipeline.calibration import tags_as_measured
 from pipeline.finalists import Finalist
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Row, Section, Table
@@ -119,15 +120,10 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
             "training",
             f"{duration(seconds)} in all, over {len({s.worker for s in spans})} workers",
         )
-    tags = evidence.recorded("tags")
+    tags = tags_as_measured(evidence.ledger.study.user_attrs)
     if tags:
-        device = tags.get("regsearch.device", "-")
-        # What a GPU's first worker measured came after the tags.
-        measured = {} if device == "cpu" else evidence.recorded("gpu_calibration")
-        named = ("precision", "engine", "threads")
-        known = {n: measured.get(n) or tags.get(f"regsearch.{n}", "-") for n in named}
-        told = (f"{name} {value}" for name, value in {"device": device, **known}.items())
-        yield "trained on", ", ".join(told)
+        named = ("device", "precision", "engine", "threads")
+        yield "trained on", ", ".join(f"{n} {tags.get(f'regsearch.{n}', '-')}" for n in named)
     versions = evidence.recorded("versions")
     if versions:
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
