@@ -40,7 +40,7 @@ and backward pass. *Study*: `regsearch run` as a program, 100 trials of 25 epoch
 all of {folder}; finalists are not trained again."""
 
 ENGINES: tuple[Engine, ...] = ("eager", "captured", "compiled")
-LIMITS_SEC = {"tests": 90, "ceiling": 30, "step": 150, "rebuilt": 60, "study": 400, "epochs": 120,
+LIMITS_SEC = {"tests": 120, "ceiling": 30, "step": 150, "rebuilt": 60, "study": 400, "epochs": 120,
               "training": 90, "loaders": 90, "overhead": 60, "sharing": 150}  # fmt: skip
 """In the order of their weight: what comes late may find no time left."""
 PARTS = tuple(LIMITS_SEC)
