@@ -27,6 +27,7 @@ from pipeline.study.constraints import (
     constraint_attrs,
     judged,
 )
+from pipeline.study.finished_cache import FinishedCache
 from pipeline.study.owner import has_died, new_owner
 from pipeline.study.pruners import build_pruner
 from pipeline.study.samplers import QmcSettings, build_sampler
@@ -108,7 +109,7 @@ class Ledger(Trials):
         config = self.config
         return optuna.create_study(
             study_name=self.study_name,
-            storage=self.store,
+            storage=FinishedCache(self.store),
             load_if_exists=True,
             directions=[direction(metric) for metric in self.objectives],
             pruner=build_pruner(config.study.pruner, config.training.epochs),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -222,6 +222,18 @@ class Store(BookStore):
             now = _naive(session.execute(sql.select(sql.func.now())).scalar_one())
             running = self._in_state(session, study_id, TrialState.RUNNING)
             return {trial.number: _silence_sec(trial, now) for trial in running}
+
+    @persistent
+    def has_ended(self, study_id: int, after: int, running: Collection[int]) -> bool:
+        """Whether any trial has ended whose id is above `after`, or among `running`."""
+        trials = models.TrialModel
+        ended = sql.select(trials.trial_id).where(
+            trials.study_id == study_id,
+            trials.state.in_([*FINISHED, TrialState.FAIL]),
+            sql.or_(trials.trial_id > after, trials.trial_id.in_(running)),
+        )
+        with self.reading(), self._transaction() as session:
+            return session.execute(ended.limit(1)).first() is not None
 
     @persistent
     def enqueue(self, study_id: int, trial: FrozenTrial, mark: str) -> None:
