@@ -61,7 +61,11 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What a run of a study came to."""
+    """What a run of a study came to.
+
+    Attributes:
+        experiment_id: of its experiment in MLflow.
+    """
 
     config: RunConfig
     standing: Standing
@@ -72,6 +76,7 @@ class Outcome:
     timed_out: bool = False
     delivery: DeliveryReport = field(default_factory=DeliveryReport)
     seconds: float = 0.0
+    experiment_id: str = ""
 
     @property
     def verdict(self) -> Verdict | None:
@@ -137,6 +142,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             retell(ledger, journal)
             shop = Workshop(ledger, plan, options.storage, mirror, view, deadline)
             outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
+            outcome.experiment_id = mirror.experiment_id
             finals = _train_finals(shop, len(splits.selection), outcome)
             outcome.audit = audit(ledger.trials(), ledger.config)
             attrs = ledger.study.user_attrs

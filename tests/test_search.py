@@ -180,7 +180,20 @@ def test_the_summary_tells_the_gain_and_where_to_look_next(finished: Finished) -
     assert "winner's gain" in printed
     assert "flatters" in " ".join(printed.split())
     assert "mlflow ui" in printed
+    experiment = finished.client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    page = f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
+    assert f"    http://127.0.0.1:5000{page}\n" in printed
     assert "regsearch evaluate models:/tiny-cnn@champion" in printed
+
+
+def test_a_server_is_named_with_the_page_of_the_study_and_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@tracking:5000/")
+    printed = printed_summary(finalist("trial 7", 0.9, 60))
+    assert "http://***@tracking:5000/#/experiments/" in printed
+    assert "mlflow ui" not in printed
 
 
 def test_a_gain_is_told_on_images_that_nobody_chose_by() -> None:

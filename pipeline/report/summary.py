@@ -169,7 +169,7 @@ def _settings(champion: Finalist) -> RenderableType:
 
 def _next_steps(outcome: Outcome) -> RenderableType:
     """Each command on a line of its own, so that it can be copied whole."""
-    steps = [("see every trial and its curves", _mlflow_line())]
+    steps = _steps_to_mlflow(outcome.experiment_id)
     if outcome.verdict is not None and outcome.verdict.retrained:
         study, program = shlex.quote(outcome.config.study.name), _program("regsearch")
         trials = [finalist.trial for finalist in outcome.verdict.finalists]
@@ -189,12 +189,17 @@ def _next_steps(outcome: Outcome) -> RenderableType:
     )
 
 
-def _mlflow_line() -> str:
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+def _steps_to_mlflow(experiment_id: str) -> list[tuple[str, str]]:
+    """The page of the study; MLflow begins with one for language models, on which nothing is."""
+    page = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    what, uri = "see every trial and its curves", os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith(("http://", "https://")):
-        return f"open {redact(uri)}"
+        return [(what, f"{redact(uri).rstrip('/')}{page}")]
     store = 'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" ' if uri else ""
-    return f"{store}{_program('mlflow')} ui"
+    return [
+        (what, f"{store}{_program('mlflow')} ui"),
+        ("on this page of it", f"http://127.0.0.1:5000{page}"),
+    ]
 
 
 def _program(name: str) -> str:
