@@ -120,9 +120,10 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
         view.note(carried)
     for line in ledger.extended:
         view.note(f"the study takes up {line}")
-    plan = make_plan(config, splits, ledger, devices, options.num_workers)
-    for line in remember(ledger, space, _dataset(config, splits), _tags(plan)):
+    for line in remember(ledger, space, _dataset(config, splits)):
         view.note(line)
+    plan = make_plan(config, splits, ledger, devices, options.num_workers)
+    ledger.fixed("tags", lambda: _tags(plan))
     batch_size, num_images = config.training.batch_size, len(splits.train)
     if batch_size > num_images:
         words = f"with {num_images} training images, an update takes all of them"

@@ -47,7 +47,7 @@ def run_study(folder: Path, *assignments: str, text: str = KNOWN) -> Ledger:
     space = tiny_space(folder, *assignments, text=text)
     ledger = Ledger(space.config, open_storage(f"sqlite:///{folder}/optuna.db"))
     remember_settings(ledger)
-    remember(ledger, space, {}, {})
+    remember(ledger, space, {})
     chance = random.Random(space.config.study.seed)
     while claim := ledger.claim():
         ledger.complete(claim, accuracy(claim.params, chance))

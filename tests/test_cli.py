@@ -237,6 +237,20 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 ENDLESS = ("--set", "training.epochs=5000", "--set", "training.early_stopping.patience=9999")
 
 
+@pytest.mark.parametrize("after_sec", [0.7, 1.4, 2.1])
+def test_a_run_that_is_interrupted_while_it_loads_prints_no_traceback(
+    workspace: Path, launch: Launch, after_sec: float
+) -> None:
+    """Its workers' template loads torch meanwhile, and a Ctrl-C reaches that process, too."""
+    write_tiny(workspace)
+    process = launch(workspace, "run", "tiny.yaml", *ENDLESS)
+    time.sleep(after_sec)
+    os.killpg(process.pid, signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in out + errors
+
+
 @pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )

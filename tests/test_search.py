@@ -217,24 +217,45 @@ def test_what_cannot_be_told_apart_is_worth_more_seeds_up_to_ten() -> None:
         nets = [finalist(name, 0.9, 61, seeds) for name in ("trial 7", "recipe")]
         return " ".join(printed_summary(*nets, retrained=True).split())
 
-    cure = "`finalists.seeds` above 9, and the same command again, which trains what is missing"
+    cure = (
+        "`finalists.seeds` above 9 in the file, and the same command again trains what is missing"
+    )
     assert cure in printed(9)
     assert "more seeds" not in printed(10)
 
 
-def printed_summary(*finalists: Finalist, retrained: bool = False) -> str:
+def test_few_selection_images_are_said_to_tell_little() -> None:
+    nets = [finalist(name, 0.9, 5, 3, num_images=9) for name in ("trial 7", "recipe")]
+    printed = " ".join(printed_summary(*nets, retrained=True).split())
+    assert "9 selection images tell little: more images, or a larger share of them" in printed
+    assert "more seeds" not in printed
+
+
+def test_a_command_is_not_broken_however_long_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "/home/somebody/with/a/folder/of/a/long/name/and/others/in/it/.venv/bin/python"
+    monkeypatch.setattr("sys.executable", long)
+    monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    printed = printed_summary(finalist("trial 7", 0.9, 60), width=60)
+    assert f"\n    {Path(long).parent}/mlflow ui\n" in printed
+
+
+def printed_summary(*finalists: Finalist, retrained: bool = False, width: int = 100) -> str:
     standing = Standing(2, 2, 0, 0, "validation/accuracy", 0.9, 0)
-    console = Console(record=True, width=100, file=io.StringIO())
+    console = Console(record=True, width=width, file=io.StringIO())
     config = load_space(SPACES / "digits.yaml").config
     console.print(
-        summary(Outcome(config, standing, Crowned(Verdict(finalists, "accuracy", retrained))))
+        summary(Outcome(config, standing, Crowned(Verdict(finalists, "accuracy", retrained)))),
+        crop=False,
     )
     return console.export_text()
 
 
-def finalist(name: str, value: float, num_correct: int, num_seeds: int = 1) -> Finalist:
+def finalist(
+    name: str, value: float, num_correct: int, num_seeds: int = 1, num_images: int = 100
+) -> Finalist:
     attrs = {SCORED: {"validation/accuracy": value}}
-    correct = np.arange(100) < num_correct
+    correct = np.arange(num_images) < num_correct
     answers = Answers(correct, correct.astype(np.float32))
     trial = optuna.create_trial(value=value, user_attrs=attrs)
     return Finalist(name, trial, (), (answers,) * num_seeds, "accuracy")

@@ -56,7 +56,7 @@ def run(
         options = Options(device, storage, timeout, num_workers, extend)
         with open_view(console, f"regsearch: study {loaded.config.study.name}") as view:
             outcome = run_search(loaded, options, view)
-    console.print(summary(outcome))
+    console.print(summary(outcome), crop=False)  # commands stay whole
     raise typer.Exit(0 if outcome.succeeded else 1)
 
 

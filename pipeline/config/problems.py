@@ -74,10 +74,14 @@ def quoted(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
-def nearest_name(word: object, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, if any is close."""
+def nearest_name(word: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that was probably meant, if any is close: by `difflib`'s ratio, or as what
+    comes after a slash (`accuracy` for `validation/accuracy`)."""
+    if not isinstance(word, str):
+        return None
     by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1) if isinstance(word, str) else []
+    ends = [name for name in by_lower if name.endswith(f"/{word.lower()}")]
+    close = ends or difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[close[0]] if close else None
 
 
@@ -167,6 +171,10 @@ def _cure(name: str, value: object, rule: str) -> str:
         return "put it in quotes"
     if isinstance(value, str) and "number" in rule and not isinstance(parse_scalar(value), str):
         return f"write {value} without quotes"
+    if isinstance(value, str) and rule == _RULES["model_type"]:
+        return f"write it as {{kind: {value}}}, if that is its kind"
+    if isinstance(value, list) and "number" in rule:
+        return f"what is to be searched has an entry under `search:`, by its dotted path: {name}"
     meant = nearest_name(value, re.findall(r"'([^']*)'", rule))
     return did_you_mean([meant]) if meant else f"change {name}"
 
@@ -179,12 +187,17 @@ def _unknown_key(
     for section in sections:
         data = data[section]  # type: ignore[index]
     kind = data.get("kind", data.get("type"))
-    meant = nearest_name(key, known)
+    own = ".".join(map(str, place))
+    meant = nearest_name(key, known, cutoff=0.7)
     paths = [] if place[0] == "search" else _paths(top)
     begun = [path for path in paths if path.rpartition(".")[2].startswith(f"{key}_")]
     names = named(key, paths) or ([meant] if meant else begun)
     outermost = str(key).partition(".")[0]
     cure = did_you_mean(names) if names else f"delete {_name(place)} or rename it"
+    if own in paths:
+        cure = f"delete {_name(place)}, or choose a kind that has it"
+    elif names == [str(key)]:
+        cure = f"write `{key}:` at the top level, beside `{sections[0]}:`"
     if "." in str(key) and outermost in known:
         cure = f"nest it: `{outermost}:`, and below it the rest, indented"
     return Problem(

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich import box
@@ -25,8 +26,9 @@ from pipeline.study.baselines import baselines
 from pipeline.tracking import Report
 from pipeline.words import duration, fresh_seeds, points, show_gain, show_mean, show_metric, spell
 
-MANY_SEEDS = 10
-"""From here on more of them narrow the intervals by little."""
+MANY_SEEDS, MANY_IMAGES = 10, 100
+"""From so many seeds on, more of them narrow the intervals by little; with fewer images than that,
+one image more or less is a whole point."""
 
 
 def summary(outcome: Outcome) -> RenderableType:
@@ -147,11 +149,14 @@ def _explanations(verdict: Verdict, metric: str) -> list[Text]:
     if tied:
         text = f"{verdict.winner.name} can't be told apart from {', '.join(tied)} on these images"
         lines.append(Text(text, style="yellow"))
-        if verdict.retrained and seeds < MANY_SEEDS:
-            more = (
-                f"more seeds tell more: `finalists.seeds` above {seeds}, and the same command again"
-            )
-            lines.append(Text(f"{more}, which trains what is missing", style="dim italic"))
+        if images < MANY_IMAGES:
+            few = f"{images} selection images tell little: more images, or a larger share of them"
+            text = f"{few} (`data.selection_fraction`, under another `study.name`), tell more"
+            lines.append(Text(text, style="yellow"))
+        elif verdict.retrained and seeds < MANY_SEEDS:
+            more = f"more seeds tell more: `finalists.seeds` above {seeds} in the file, and the"
+            text = f"{more} same command again trains what is missing"
+            lines.append(Text(text, style="dim italic"))
     return lines
 
 
@@ -184,9 +189,8 @@ def _next_steps(outcome: Outcome) -> RenderableType:
     offered = ", ".join(r.uri for r in there if OFFERED.fullmatch(r.alias))
     if offered:
         steps.append(("or one of those that hold out beside it", offered))
-    return Group(
-        *(Text.assemble(f"{text}:\n    ", (command, "bold cyan")) for text, command in steps)
-    )
+    whole = partial(Text.assemble, no_wrap=True, overflow="ignore")  # a path may be long
+    return Group(*(whole(f"{text}:\n    ", (command, "bold cyan")) for text, command in steps))
 
 
 def _steps_to_mlflow(experiment_id: str) -> list[tuple[str, str]]:

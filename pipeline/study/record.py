@@ -31,14 +31,12 @@ def versions() -> dict[str, str]:
     return own | {name: version(name) for name in packages}
 
 
-def remember(
-    ledger: Ledger, space: Space, dataset: Mapping[str, Any], tags: Mapping[str, str]
-) -> list[str]:
-    """Write down what the study is, at its first start.
+def remember(ledger: Ledger, space: Space, dataset: Mapping[str, Any]) -> list[str]:
+    """Write down what the study is, at its first start; what a run finds out later, its tags, come
+    later.
 
     Args:
         dataset: what MLflow is told about the images.
-        tags: what else MLflow's run of the study shows.
 
     Returns:
         The versions that differ from those of the first start, a line each.
@@ -47,7 +45,6 @@ def remember(
     settings = yaml.safe_dump(config.resolved(), sort_keys=False)
     ledger.fixed("artifacts", lambda: {"space.yaml": space.text, "settings.yaml": settings})
     ledger.fixed("dataset", lambda: dict(dataset))
-    ledger.fixed("tags", lambda: dict(tags))
     return changed_versions(ledger.fixed("versions", versions))
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 
 from pipeline.workers.worker import EXIT_DONE, EXIT_MISTAKE, EXIT_STOPPED, Job, work
@@ -26,22 +26,26 @@ _FORKSERVER.set_forkserver_preload(
 )
 
 
-def warm_up() -> None:
-    """Begin to load what workers need while this process does other things.
-
-    What is in the environment by now is what the workers will see.
-    """
-    forkserver.ensure_running()
-
-
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Signals wait: a process that was started, but is not known yet, would never be stopped."""
+    """Signals wait: a process that was started, but is not known yet, would never be stopped. One
+    that is started inside begins with them blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def warm_up() -> None:
+    """Begin to load what workers need while this process does other things.
+
+    What is in the environment by now is what the workers will see. A Ctrl-C reaches the process
+    that loads it, too: it has nothing to say to it.
+    """
+    resource_tracker.ensure_running()  # else by the next one, and it lets signals through again
+    with _uninterrupted():
+        forkserver.ensure_running()
 
 
 @dataclass(frozen=True)

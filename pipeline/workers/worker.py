@@ -65,12 +65,12 @@ class Job:
 
 def work(job: Job) -> None:
     """The process's whole life; its exit code is 0 when there is nothing left to do."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: see `Pool.stop`
     resend_lost(_arm)
     _arm()
     _redirect_output(job.log)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # blocked so far: see `warm_up`
         _run_trials(job)
     except KeyboardInterrupt:
         sys.exit(EXIT_STOPPED)
