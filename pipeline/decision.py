@@ -77,9 +77,10 @@ def verdict_on(
     judged, metrics = judged_by(ledger.config.study.metric), ledger.objectives
     chosen = {finalist_name(trial): trial for trial in trials}
     wanted = _seeds(followup, seeds)
+    there = followup.complete_in(list(chosen))
     trainings = {
         name: tuple(t for t in found if t.user_attrs[SEED] in wanted)
-        for name, found in followup.complete_in(list(chosen)).items()
+        for name, found in there.items()
     }
     complete = [
         Finalist(
@@ -100,6 +101,9 @@ def verdict_on(
         for finalist in complete
         if not finalist.is_feasible
     ]
+    if (every := min(map(len, there.values()))) > seeds:
+        more = f"{every} seeds of each finalist were trained, of which {seeds} count"
+        notes.append(f"{more}: `finalists.seeds` is {seeds} now")
     return Verdict(ranked(complete, judged, metrics[1:]), judged, True, tuple(notes))
 
 

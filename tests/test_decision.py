@@ -104,6 +104,16 @@ def test_more_seeds_are_another_final(ledger: Ledger, tmp_path: Path) -> None:
     assert len(found.winner.trainings) == 2
 
 
+def test_seeds_that_no_longer_count_are_told(ledger: Ledger, tmp_path: Path) -> None:
+    """Or a champion would change, and nobody would know why."""
+    followup = train(ledger, RIGHT)
+    config = tiny_config(tmp_path, *TWO, "finalists.seeds=1")
+    found = verdict(Ledger(config, ledger.store), followup)
+    assert found
+    told = "2 seeds of each finalist were trained, of which 1 count: `finalists.seeds` is 1 now"
+    assert found.notes == (told,)
+
+
 def test_who_fails_is_no_finalist(ledger: Ledger) -> None:
     right = {name: count for name, count in RIGHT.items() if name != "trial 3"}
     found = verdict(ledger, train(ledger, right))
