@@ -107,8 +107,9 @@ def _comparison(verdict: Verdict, metric: str) -> RenderableType:
         table.add_column(column, no_wrap=True)
     for finalist in verdict.finalists:
         winner = finalist is verdict.winner
+        crowned = f"{CHAMPION} ({finalist.baseline})" if finalist.baseline else CHAMPION
         table.add_row(
-            CHAMPION if winner else finalist.baseline,
+            crowned if winner else finalist.baseline,
             str(finalist.trial.number),
             show_metric(score, _search_score(finalist)),
             show_mean(finalist.judged, finalist.selection),
