@@ -136,7 +136,8 @@ def calibrate_gpu(
     Nothing is measured where the space file names the engine.
 
     Args:
-        make_trainer: a training like those of the study by that engine, to be thrown away.
+        make_trainer: a training like those of the study by that engine, of which nothing is kept
+            here.
         num_images: of the training split, over the number of GPUs.
         dtype: what `training.precision` means there.
     """

@@ -54,7 +54,7 @@ class Trainers:
 
 
 def calibrated_trainers(
-    config: RunConfig, data: DeviceData, ledger: Ledger, num_gpus: int, note: Note
+    config: RunConfig, data: DeviceData, ledger: Ledger, num_devices: int, note: Note
 ) -> Trainers:
     """A GPU's, by the engine and the precision that the study has, or that are measured now.
 
@@ -65,7 +65,7 @@ def calibrated_trainers(
     Args:
         config: how it is trained: the study's settings, or those of a follow-up.
         ledger: the study's own, also where a follow-up is trained.
-        num_gpus: on how many the study is shared out.
+        num_devices: on how many GPUs the study is shared out.
     """
     compiled: list[Steps] = []
 
@@ -78,8 +78,8 @@ def calibrated_trainers(
         return trainers.make(asked, seed=0)
 
     def measure() -> dict[str, int | str]:
-        dtype = resolve_precision(config.training.precision, data.mean.device)
-        return calibrate_gpu(make, ledger.config, len(data.train) / num_gpus, dtype).to_dict()
+        dtype = resolve_precision(ledger.config.training.precision, data.mean.device)
+        return calibrate_gpu(make, ledger.config, len(data.train) / num_devices, dtype).to_dict()
 
     lock = journal_folder(ledger.uuid) / "calibration.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)

@@ -22,11 +22,7 @@ from pipeline.study.audit import WOULD_PRUNE, is_drawn, is_due, would_prune
 from pipeline.study.baselines import BASELINES, baselines
 from pipeline.study.carried import is_carried
 from pipeline.study.claim import Claim
-from pipeline.study.constraints import (
-    CONSTRAINTS_PREFIX,
-    constraint_attrs,
-    judged,
-)
+from pipeline.study.constraints import CONSTRAINTS_PREFIX, constraint_attrs, judged
 from pipeline.study.finished_cache import FinishedCache
 from pipeline.study.owner import has_died, new_owner
 from pipeline.study.pruners import build_pruner
