@@ -33,8 +33,8 @@ rotation and colour jitter, the precision what `auto` means there. *Epoch*: seco
 alone, median of {epochs} after the first. *25 epochs*: everything from the first weights to the
 best ones, capture and compilation included, with early stopping off; the tutorial and the tuned
 DataLoader are timed for {few} epochs, and compared by seconds an epoch. *Step*: an
-update of the recipe of `search_spaces/cifar.yaml`, by the step that all of its trials share; *built*
-is how long that took, and *rebuilt* the same in a second process, from what is cached.
+update of the recipe of `search_spaces/cifar.yaml`, by the step that all of its trials share;
+*built* is how long that took, and *rebuilt* the same in a second process, from what is cached.
 *Trainings on one GPU*: images/s of so many trainings over that of one; processes by the clock, all
 that the host does included, streams by their updates without dropout, the fused net by its forward
 and backward pass. *Study*: `regsearch run` as a program, 100 trials of 25 epochs, median pruning,
