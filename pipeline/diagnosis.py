@@ -20,6 +20,9 @@ SLIGHT_GAP = 0.05
 points."""
 UNDERFITTING_SHORTFALL = 0.10
 """How far the training accuracy may stay below what the unregularized net can fit."""
+LITTLE_FIT = 0.50
+"""A net that has less than this share of its training images right has learned too little for its
+gap to tell anything."""
 
 NEGLIGIBLE = 0.1
 """A regularizer at no more than this share of its typical strength counts as off."""
@@ -104,6 +107,12 @@ def diagnose(
     if shortfall > UNDERFITTING_SHORTFALL:
         below = f"training accuracy is {100 * shortfall:.1f} points below the unregularized net's"
         return Diagnosis("underfitting", f"{below}: {_lower(settings)}")
+    if max(fits, train_accuracy) < LITTLE_FIT:
+        return Diagnosis(
+            "underfitting",
+            f"even unregularized the net has only {fits:.1%} of its training images right: more "
+            "epochs, another learning rate or a larger net",
+        )
     return Diagnosis("healthy", f"{points}: nothing needs to change")
 
 

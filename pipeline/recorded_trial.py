@@ -14,7 +14,7 @@ from pipeline.events import EpochEnded
 from pipeline.journal import JournalReader, journal_folder
 from pipeline.settings import Scalar
 from pipeline.study.carried import CARRIED_FROM, is_carried
-from pipeline.study.followup import open_followup
+from pipeline.study.followup import FollowUp, open_followup
 from pipeline.study.ledger import Ledger
 from pipeline.study.owner import host_of, new_owner
 from pipeline.study.record import changed_versions, recall
@@ -103,7 +103,7 @@ def _find_trial(books: Ledger, number: int) -> FrozenTrial:
             f"{books.study_name!r} has no trial {number}",
             where="TRIAL",
             rule=f"a number from 0 to {len(trials) - 1}" if trials else "it has no trial yet",
-            cure="look for its number in MLflow, or in what `regsearch run` printed",
+            cure=_numbers(books) or "look for its number in what `regsearch run` printed",
         )
     trial = trials[number]
     if is_carried(trial):
@@ -115,6 +115,14 @@ def _find_trial(books: Ledger, number: int) -> FrozenTrial:
             cure=f"regsearch reproduce {study} {there}",
         )
     return trial
+
+
+def _numbers(books: Ledger) -> str:
+    """What the trainings of a follow-up are: nothing else shows their numbers but MLflow."""
+    if not isinstance(books, FollowUp):
+        return ""
+    told = "; ".join(f"{trial.number} ({books.name_of(trial)})" for trial in books.trials())
+    return f"name one of {told}" if told else ""
 
 
 def _recorded(books: Ledger, trial: FrozenTrial) -> tuple[list[EpochEnded], list[str]]:

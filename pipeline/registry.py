@@ -90,7 +90,8 @@ def register(
         version = client.create_model_version(
             model_name, source, run_id, _tags(info), model_id=model_id
         )
-    other = _version_of_another_study(client, model_name, alias, run_id)
+    experiment_id = str(client.get_run(run_id).info.experiment_id)
+    other = version_of_another_study(client, model_name, alias, experiment_id)
     has_alias = take_over or not other
     if has_alias:
         client.set_registered_model_alias(model_name, alias, version.version)
@@ -150,7 +151,9 @@ def retire(client: MlflowClient, name: str, alias: str, experiment_id: str) -> N
         client.delete_registered_model_alias(name, alias)
 
 
-def _version_of_another_study(client: MlflowClient, name: str, alias: str, run_id: str) -> str:
+def version_of_another_study(
+    client: MlflowClient, name: str, alias: str, experiment_id: str
+) -> str:
     """What the alias points at now, if that is a model of another experiment; else empty."""
     try:
         version = client.get_model_version_by_alias(name, alias)
@@ -159,7 +162,7 @@ def _version_of_another_study(client: MlflowClient, name: str, alias: str, run_i
         if error.error_code in _ABSENT:
             return ""  # there is none, or its run is gone
         raise
-    if before == client.get_run(run_id).info.experiment_id:
+    if before == experiment_id:
         return ""
     return f"version {version.version} of the study {client.get_experiment(before).name}"
 

@@ -37,9 +37,14 @@ ON |= {"label_smoothing": 0.09, "cutmix_alpha": 1.0, "spatial_dropout": 0.1}
         (0.80, 0.76, 0.91, "underfitting"),
         (0.80, 0.85, 0.91, "underfitting"),
         (0.95, 0.97, 0.90, "healthy"),
-        # on the bounds, which floats overshoot: 1 - 0.95 > 0.05 and 0.4 - 0.3 > 0.1
+        # on the bounds, which floats overshoot: 1 - 0.95 > 0.05 and 0.8 - 0.7 > 0.1
         (1.0, 0.95, None, "not overfitting"),
-        (0.3, 0.3, 0.4, "healthy"),
+        (0.7, 0.7, 0.8, "healthy"),
+        # nothing below a half is well, whatever the gap
+        (0.1, 0.1, 0.1, "underfitting"),
+        (0.49, 0.49, 0.49, "underfitting"),
+        (0.5, 0.5, 0.49, "healthy"),
+        (0.49, 0.49, 0.5, "healthy"),
         (0.9, 0.7, None, "slightly overfitting"),
     ],
 )

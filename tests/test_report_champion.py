@@ -233,3 +233,21 @@ def test_an_alias_that_was_moved_is_told(finished: Outcome, lasting_workspace: P
     assert other != champion
     assert "models:/tiny-cnn@champion in MLflow is not this model" in text
     assert "regsearch sync tiny registers it" in text
+
+
+def test_an_alias_that_another_study_has_is_told_with_a_cure_that_helps(
+    finished: Outcome, lasting_workspace: Path
+) -> None:
+    """`regsearch sync` would leave it alone."""
+    assert finished.verdict
+    client = MlflowClient()
+    champion = client.get_model_version_by_alias("tiny-cnn", "champion").version
+    run = client.create_run(client.create_experiment("rival"))
+    other = client.create_model_version("tiny-cnn", run.info.artifact_uri, run.info.run_id).version
+    client.set_registered_model_alias("tiny-cnn", "champion", other)
+    text = Page(report(lasting_workspace)).text
+    client.set_registered_model_alias("tiny-cnn", "champion", champion)
+    client.delete_model_version("tiny-cnn", other)
+    assert f"is not this model but version {other} of the study rival" in text
+    assert "--set registry.model_name=NAME registers it under a name of its own" in text
+    assert "regsearch sync tiny registers it" not in text

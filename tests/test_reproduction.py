@@ -250,6 +250,7 @@ def test_nothing_is_written(study: Trained) -> None:
         ("tiny", CARRIED, "", "regsearch reproduce old 12"),
         ("tiny", 0, "ablation", "rule: it has finalists"),
         ("tiny", 1, "finalists", "'tiny/finalists' has no trial 1"),
+        ("tiny", 1, "finalists", "do:   name one of 0 (recipe, seed 1)"),
         ("other", 0, "", "the store has no study 'other'"),
     ],
 )

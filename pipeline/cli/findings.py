@@ -60,7 +60,10 @@ def reproduce(
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.", min=0)],
     of: Annotated[
         str,
-        typer.Option(metavar="KIND", help="A follow-up, such as finalists, whose training it is."),
+        typer.Option(
+            metavar="KIND",
+            help="A follow-up, such as finalists; MLflow's tag regsearch.trial has its numbers.",
+        ),
     ] = "",
     device: Annotated[
         str, typer.Option(help="auto (as the study was trained), cpu, cuda or cuda:i.")

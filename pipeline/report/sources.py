@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial
 
 from pipeline.errors import UserError, redact
 from pipeline.readings import Reading, recorded_readings
-from pipeline.registry import NUM_NETS
+from pipeline.registration import CHAMPION
+from pipeline.registry import NUM_NETS, version_of_another_study
 from pipeline.study.ledger import Ledger
 from pipeline.tracking import connect
 from pipeline.tracking.finding import find_runs
@@ -61,6 +62,7 @@ class Sources:
         followups: kind -> run.
         trainings: kind -> number of a training -> run.
         versions: of the registered model, those that come from this study.
+        other_champion: another study's version that has the alias of the champion; else empty.
     """
 
     client: MlflowClient | None = None
@@ -71,6 +73,7 @@ class Sources:
     trainings: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     versions: tuple[Version, ...] = ()
     readings: tuple[ModelReading, ...] = ()
+    other_champion: str = ""
 
     def of_trial(self, number: int) -> str:
         """The run of a trial of the search."""
@@ -131,8 +134,10 @@ def _find(client: MlflowClient, ledger: Ledger, followups: Mapping[str, Ledger])
     trials = _trials(client, place, study)
     trainings = {kind: _trials(client, place, run) for kind, run in found.items() if run}
     runs = {*trials.values(), *(run for of_kind in trainings.values() for run in of_kind.values())}
-    versions, readings = _registered(client, ledger.config.registry.model_name, runs)
-    return Sources(client, "", study, trials, found, trainings, versions, readings)
+    name = ledger.config.registry.model_name
+    versions, readings = _registered(client, name, runs)
+    other = version_of_another_study(client, name, CHAMPION, place)
+    return Sources(client, "", study, trials, found, trainings, versions, readings, other)
 
 
 def _run(client: MlflowClient, experiment: str, identity: Mapping[str, str]) -> str:

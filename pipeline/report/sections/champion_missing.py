@@ -47,7 +47,15 @@ def champion_missing(evidence: Evidence, version: str) -> Iterator[str]:
         yield from _not_trained(evidence, champion)
         if not version and not evidence.sources.away:
             name = config.registry.model_name
-            yield f"`models:/{name}@{CHAMPION}` in MLflow is not this model: {sync} registers it."
+            there = f"`models:/{name}@{CHAMPION}` in MLflow is not this model"
+            other = evidence.sources.other_champion
+            if other:
+                yield (
+                    f"{there} but {other}, which has the same `registry.model_name`: {RUN[:-1]} "
+                    "--set registry.model_name=NAME` registers it under a name of its own."
+                )
+            else:
+                yield f"{there}: {sync} registers it."
 
 
 def _not_trained(evidence: Evidence, champion: Champion) -> Iterator[str]:
