@@ -52,7 +52,10 @@ class Registered:
         alias = f"models:/{self.name}@{self.alias}"
         if self.has_alias:
             return f"{alias} was {self.other}; it is version {self.version} now"
-        return f"{alias} stays {self.other}: this run finished no trial, and leaves it alone"
+        return (
+            f"{alias} stays {self.other}: this run finished no trial, and leaves it alone; a "
+            "`registry.model_name` of its own would keep this study's apart"
+        )
 
 
 def register(

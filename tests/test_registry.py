@@ -138,6 +138,7 @@ def test_another_studys_alias_is_taken_with_a_word_or_left_alone() -> None:
     left = register(client, new_run(client, "second"), lambda: (net, INFO), "cats", take_over=False)
     assert left.other == "version 2 of the study first"
     assert left.uri == "models:/cats/3"
+    assert "a `registry.model_name` of its own" in left.moved
     assert client.get_model_version_by_alias("cats", "champion").version == 2
     taken = register(client, new_run(client, "second"), lambda: (net, INFO), "cats", take_over=True)
     assert (taken.other, taken.uri) == ("version 2 of the study first", "models:/cats@champion")
