@@ -96,6 +96,24 @@ def test_where_nothing_is_searched_the_baselines_are_all_there_is(tmp_path: Path
     assert ledger.is_over()
 
 
+def test_a_trial_whose_settings_were_being_drawn_when_the_stop_came_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(tmp_path)
+
+    def stopped(_: int) -> optuna.samplers.BaseSampler:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_sampler", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.claim()
+    assert ledger.held is None
+    assert {trial.state for trial in ledger.trials()} == {TrialState.WAITING}
+    again = claimed(ledger)
+    assert (again.number, again.attempt) == (0, 2)
+
+
 def test_the_budget_counts_complete_and_pruned_trials_over_all_runs(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)  # 4 trials
     for end in ("complete", "prune", "fail", "complete"):

@@ -192,12 +192,26 @@ class Ledger(Trials):
         return self.store.sweep(self.id, self.config.study.grace_sec, has_died)
 
     def claim(self) -> Claim | None:
-        """Take the next trial; None while finished and running ones use the budget up."""
+        """Take the next trial; None while finished and running ones use the budget up.
+
+        Raises:
+            KeyboardInterrupt: after a trial that was already taken has been given back.
+        """
         owner = new_owner()
         trial_id = self.store.claim(self.id, self._budget(), owner)
         if trial_id is None:
             return None
         self.held = (trial_id, owner)
+        try:
+            return self._claim_of(trial_id, owner)
+        except KeyboardInterrupt:
+            with suppress(ClaimLostError):
+                self.store.give_back(trial_id, owner, "interrupted")
+            self.held = None
+            raise
+
+    def _claim_of(self, trial_id: int, owner: str) -> Claim:
+        """A trial that was taken, with its settings drawn."""
         frozen = next(t for t in self.trials() if t._trial_id == trial_id)  # this fills its cache
         self.study._thread_local.cached_all_trials = None
         trial = optuna.Trial(self.study, trial_id)
