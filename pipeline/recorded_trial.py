@@ -103,7 +103,7 @@ def _find_trial(books: Ledger, number: int) -> FrozenTrial:
             f"{books.study_name!r} has no trial {number}",
             where="TRIAL",
             rule=f"a number from 0 to {len(trials) - 1}" if trials else "it has no trial yet",
-            cure=_numbers(books) or "look for its number in what `regsearch run` printed",
+            cure=_numbers(books),
         )
     trial = trials[number]
     if is_carried(trial):
@@ -118,11 +118,12 @@ def _find_trial(books: Ledger, number: int) -> FrozenTrial:
 
 
 def _numbers(books: Ledger) -> str:
-    """What the trainings of a follow-up are: nothing else shows their numbers but MLflow."""
-    if not isinstance(books, FollowUp):
-        return ""
-    told = "; ".join(f"{trial.number} ({books.name_of(trial)})" for trial in books.trials())
-    return f"name one of {told}" if told else ""
+    """Where to find them; those of a follow-up are told, since nothing but MLflow shows them."""
+    trials = books.trials()
+    if not isinstance(books, FollowUp) or not trials:
+        return "look for its number in MLflow, or in what `regsearch run` printed"
+    told = "; ".join(f"{trial.number} ({books.name_of(trial)})" for trial in trials)
+    return f"name one of {told}"
 
 
 def _recorded(books: Ledger, trial: FrozenTrial) -> tuple[list[EpochEnded], list[str]]:

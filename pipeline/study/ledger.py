@@ -206,8 +206,7 @@ class Ledger(Trials):
             return self._claim_of(trial_id, owner)
         except KeyboardInterrupt:
             with suppress(ClaimLostError):
-                self.store.give_back(trial_id, owner, "interrupted")
-            self.held = None
+                self._give_back(trial_id, owner, "interrupted")
             raise
 
     def _claim_of(self, trial_id: int, owner: str) -> Claim:
@@ -322,7 +321,10 @@ class Ledger(Trials):
 
     def give_back(self, claim: Claim, reason: str) -> None:
         """Let the trial wait for another attempt."""
-        self.store.give_back(claim.trial._trial_id, claim.owner, reason)
+        self._give_back(claim.trial._trial_id, claim.owner, reason)
+
+    def _give_back(self, trial_id: int, owner: str, reason: str) -> None:
+        self.store.give_back(trial_id, owner, reason)
         self.held = None
 
     def _finish(
