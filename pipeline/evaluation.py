@@ -42,7 +42,7 @@ from pipeline.readings import Reading, complete, open_box
 from pipeline.registry import has_files
 from pipeline.statistics import Scores, score
 from pipeline.tracking import DatasetInfo, connect, dataset_input
-from pipeline.training.loop import eval_batch_size
+from pipeline.training.prediction import eval_batch_size
 
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9]\d*))")
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.answers import Answers, Judged, answers_of
 from pipeline.training.data import DeviceData, DeviceSplit
-from pipeline.training.loop import predict
 from pipeline.training.metrics import classification_metrics
+from pipeline.training.prediction import predict
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from pipeline.search import Options, Outcome, run_search
 from pipeline.standing import Standing
 from pipeline.study.store import SCORED
 from pipeline.training.data import to_device
-from pipeline.training.loop import eval_batch_size
 from pipeline.workers.plan import resolve_devices
 from tests.conftest import enter
 from tests.spaces import TINY, tiny_space
@@ -363,13 +362,6 @@ def test_a_net_that_cannot_take_the_images_is_told_before_any_trial(workspace: P
     with pytest.raises(UserError, match="torchvision/alexnet does not take"):
         search(workspace, text=text)
     assert not (workspace / "mlruns").exists()
-
-
-def test_images_are_scored_in_batches_that_fit_their_size() -> None:
-    assert eval_batch_size((32, 32)) == eval_batch_size((8, 8)) == 250
-    assert eval_batch_size((32, 32), "cuda") == 2000
-    assert eval_batch_size((224, 224)) == 5  # 256,000 pixels / 50,176
-    assert eval_batch_size((4096, 4096)) == 1
 
 
 def test_on_the_cpu_the_images_are_held_once() -> None:

@@ -15,24 +15,21 @@ from pipeline.augmentation.augmentation import Augmentation
 from pipeline.datasets import ImageSet, Splits
 from pipeline.training import loop
 from pipeline.training.data import DeviceData, DeviceSplit
-from pipeline.training.loop import EVAL_BATCH, NonFiniteLossError, Trainer, predict
-from tests.trainings import STANDS_STILL, Curves, fit, net, random_data, recipe, trainer, untimed
+from pipeline.training.loop import NonFiniteLossError, Trainer
+from pipeline.training.prediction import predict
+from tests.trainings import (
+    STANDS_STILL,
+    Curves,
+    Spy,
+    fit,
+    net,
+    random_data,
+    recipe,
+    trainer,
+    untimed,
+)
 
 # Who is augmented, and in which mode
-
-
-class Spy(nn.Module):
-    """Notes each batch it is shown, and the mode it is in."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.seen: list[tuple[bool, Tensor]] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.seen.append((self.training, images.detach().clone()))
-        logits: Tensor = self.model(images)
-        return logits
 
 
 @pytest.fixture
@@ -85,19 +82,6 @@ def test_augmentation_leaves_the_scores_of_the_same_weights_alone() -> None:
     clean = [key for key in plain if key.startswith(("validation/", "train/clean", "general"))]
     assert len(clean) == 8
     assert {key: plain[key] for key in clean} == {key: changed[key] for key in clean}
-
-
-def test_prediction_is_in_eval_mode_and_leaves_the_mode_as_it_was() -> None:
-    spy = Spy(net(rate=0.5))
-    images = torch.cat([random_data().train.images] * (EVAL_BATCH["cpu"] // 32 + 1))
-    half = torch.full((1, 1, 1, 1), 0.5)
-    for mode in (True, False):
-        spy.train(mode)
-        logits = predict(spy, images, half, half, torch.float32)
-        assert spy.training is mode
-        assert logits.shape == (len(images), 3)
-        torch.testing.assert_close(logits[:32], logits[-32:])
-    assert [(m, len(batch)) for m, batch in spy.seen] == [(False, 250), (False, 6)] * 2
 
 
 def test_the_gap_is_the_clean_probe_minus_validation() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.regularizers.dropout import dropout
 from pipeline.regularizers.masks import set_rates
@@ -51,6 +51,20 @@ def random_data(num_train: int = 32, num_channels: int = 1) -> DeviceData:
     probe = DeviceSplit(train.images[:12], train.labels[:12])
     half = torch.full((1, num_channels, 1, 1), 0.5)
     return DeviceData(train, validation, probe, half, half, num_classes=3)
+
+
+class Spy(nn.Module):
+    """Notes each batch it is shown, and the mode it is in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.seen: list[tuple[bool, Tensor]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append((self.training, images.detach().clone()))
+        logits: Tensor = self.model(images)
+        return logits
 
 
 def net(rate: float = 0.0) -> nn.Module:

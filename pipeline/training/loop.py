@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pipeline.training.early_stopping import EarlyStopping, LastEpoch
 from pipeline.training.engine import Run
 from pipeline.training.metrics import SCORES, Metric, classification_scores
 from pipeline.training.precision import resolve_precision
+from pipeline.training.prediction import predict
 from pipeline.training.recipe import Recipe
 from pipeline.training.resuming import (
     default_streams,
@@ -28,10 +29,6 @@ from pipeline.training.resuming import (
 from pipeline.training.step import TrainStep
 from pipeline.training.stopwatch import Stopwatch
 from pipeline.training.structure import Structure
-
-EVAL_BATCH = {"cpu": 250, "cuda": 2_000}
-"""Images of 32x32 that are scored at once; fewer where they are larger. A CPU is faster while its
-activations fit into the cache."""
 
 AHEAD_SEC = 0.02
 """What a GPU has to do while an epoch is reported. Longer is safe, and wastes more of it on trials
@@ -272,30 +269,3 @@ def require_finite(metrics: Mapping[str, float], epoch: int) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise NonFiniteLossError(f"{name} is {value} in epoch {epoch}")
-
-
-def eval_batch_size(image_size: Sequence[int], device: str = "cpu") -> int:
-    """How many images of (H, W) are scored at once: as much memory as `EVAL_BATCH` of 32x32."""
-    height, width = image_size
-    most = EVAL_BATCH[device]
-    return min(most, max(1, most * 32 * 32 // (height * width)))
-
-
-@torch.inference_mode()
-def predict(
-    model: nn.Module, images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Logits (N, K) float32 of un-augmented images (N, C, H, W) uint8, in eval mode.
-
-    The model is left in the mode it was found in.
-    """
-    was_training = model.training
-    model.eval()
-    logits = []
-    size = eval_batch_size(images.shape[-2:], images.device.type)
-    for batch in torch.split(images, size):
-        inputs = (batch.float() / 255 - mean) / std
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            logits.append(model(inputs.contiguous(memory_format=torch.channels_last)).float())
-    model.train(was_training)
-    return torch.cat(logits)
