@@ -6,6 +6,7 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 from __future__ import annotations
 
 import pickle
+import shutil
 from abc import abstractmethod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,8 +74,6 @@ class Cifar100Settings(_CifarSettings):
 
 def _unpacked(published: Any, root: Path, needed: list[str], progress: Progress) -> Path:
     """The folder with the unpacked files, after downloading and unpacking what is missing."""
-    from torchvision.datasets.utils import extract_archive
-
     folder: Path = root / published.base_folder
     if not all((folder / name).exists() for name in needed):
         archive = root / published.filename
@@ -82,7 +81,7 @@ def _unpacked(published: Any, root: Path, needed: list[str], progress: Progress)
         verified(archive, published.tgz_md5)
         folder.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=root, prefix=".unpack-") as temporary:
-            extract_archive(str(archive), temporary)
+            shutil.unpack_archive(archive, temporary, filter="data")
             for file in Path(temporary, published.base_folder).iterdir():
                 file.replace(folder / file.name)
     return folder
