@@ -181,7 +181,6 @@ def standing(ledger: Ledger) -> Standing:
         metric=ledger.metric,
         best_value=None if best is None else best.value,
         best_trial=None if best is None else best.number,
-        best_name="" if best is None or ledger.kind == "study" else ledger.name_of(best),
         saved_epochs=saved,
         allowed_epochs=sum(allowed.values()),
         carried=len(every_trial) - len(trials),

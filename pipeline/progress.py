@@ -78,9 +78,10 @@ class LogView(View):
             self._pace = Pace.of(standing)
         seconds = self._pace.left_sec(standing)
         left = f"; about {duration(seconds)} left" if seconds else ""
+        best = f"; best {standing.metric}: {standing.best}" if standing.is_search else ""
         self._print(
             f"{standing.kind}: {standing.finished} of {standing.target} {standing.unit} finished "
-            f"({standing.counts()}); best {standing.metric}: {standing.best}{left}"
+            f"({standing.counts()}){best}{left}"
         )
 
     def trial_started(
@@ -189,8 +190,10 @@ class LiveView(View):
             Text(f"{standing.finished}/{standing.target}"),
             Text(left, style="dim"),
         )
-        best = Text.assemble(f"best {standing.metric}: ", (standing.best, "bold green"))
-        return [bar, Text(standing.counts(), style="dim"), best]
+        lines: list[RenderableType] = [bar, Text(standing.counts(), style="dim")]
+        if standing.is_search:
+            lines.append(Text.assemble(f"best {standing.metric}: ", (standing.best, "bold green")))
+        return lines
 
     def _trial_lines(self, running: _Running) -> list[RenderableType]:
         bar = Table.grid(padding=(0, 1))

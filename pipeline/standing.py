@@ -27,7 +27,6 @@ class Standing:
     metric: str
     best_value: float | None = None
     best_trial: int | None = None
-    best_name: str = ""
     interrupted: int = 0
     saved_epochs: int = 0
     allowed_epochs: int = 0
@@ -37,9 +36,15 @@ class Standing:
     kind: str = "study"
 
     @property
+    def is_search(self) -> bool:
+        """Whether trials are counted, one of which is the best. A follow-up's trainings are never
+        pruned, and judged together at its end, by the selection images."""
+        return self.kind == "study"
+
+    @property
     def unit(self) -> str:
         """What is counted: a follow-up's numbers are not the search's trials."""
-        return "trials" if self.kind == "study" else "trainings"
+        return "trials" if self.is_search else "trainings"
 
     @property
     def saved_share(self) -> float:
@@ -59,14 +64,13 @@ class Standing:
         if self.best_trial is None:
             return self.missed or "-"
         front = f"; {self.front} on the front" if self.front else ""
-        name = self.best_name or f"trial {self.best_trial}"
-        return f"{show_metric(self.metric, self.best_value)} ({name}){front}"
+        return f"{show_metric(self.metric, self.best_value)} (trial {self.best_trial}){front}"
 
     def counts(self) -> str:
         interrupted = f", {self.interrupted} interrupted" if self.interrupted else ""
         carried = f", {self.carried} carried over" if self.carried else ""
-        ended = f"{self.complete} complete, {self.pruned} pruned, {self.failed} failed"
-        return f"{ended}{interrupted}{carried}"
+        pruned = f", {self.pruned} pruned" if self.is_search else ""
+        return f"{self.complete} complete{pruned}, {self.failed} failed{interrupted}{carried}"
 
 
 @dataclass(frozen=True)

@@ -89,12 +89,22 @@ def test_the_time_left_follows_from_the_pace_of_this_run(monkeypatch: pytest.Mon
     view.study(Standing(10, 5, 1, 0, "validation/accuracy"))
     assert "; about 2 min left" in file.getvalue()
     # The finalists have a pace of their own.
-    view.study(
-        Standing(6, 3, 0, 0, "validation/accuracy", 0.5, 2, "trial 7, seed 1", kind="finalists")
-    )
-    last = file.getvalue().splitlines()[-1]
-    assert last.endswith("best validation/accuracy: 50.00% (trial 7, seed 1)")
-    assert "3 of 6 trainings finished" in last
+    view.study(Standing(6, 3, 0, 0, "validation/accuracy", kind="finalists"))
+    assert "left" not in file.getvalue().splitlines()[-1]
+
+
+def test_a_follow_up_has_no_best_since_its_trainings_are_judged_together() -> None:
+    finalists = Standing(6, 3, 0, 1, "validation/accuracy", 0.5, 2, kind="finalists")
+    file = io.StringIO()
+    LogView(Console(file=file)).study(finalists)
+    told = file.getvalue()[9:].strip()
+    assert told == "finalists: 3 of 6 trainings finished (3 complete, 1 failed)"
+    live = LiveView(Console(file=file), "")
+    live.study(finalists)
+    file.truncate(0)
+    live.console.print(live.render())
+    assert "3/6" in file.getvalue()
+    assert "best" not in file.getvalue()
 
 
 def test_quick_epochs_have_no_line_each_but_the_first_and_the_last(
