@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -41,15 +43,31 @@ and backward pass. *Study*: `regsearch run` as a program, 100 trials of 25 epoch
 all of {folder}; finalists are not trained again."""
 
 ENGINES: tuple[Engine, ...] = ("eager", "captured", "compiled")
-LIMITS_SEC = {"tests": 120, "ceiling": 30, "step": 150, "rebuilt": 60, "study": 400, "epochs": 120,
-              "training": 90, "loaders": 90, "overhead": 60, "sharing": 150}  # fmt: skip
+LIMITS_SEC = {"tests": 200, "ceiling": 30, "step": 150, "training": 90, "loaders": 90, "study": 460,
+              "rebuilt": 60, "epochs": 120, "overhead": 60, "sharing": 150}  # fmt: skip
 """In the order of their weight: what comes late may find no time left."""
 PARTS = tuple(LIMITS_SEC)
 TOTAL_SEC, MIN_SEC = 520.0, 5.0
 BATCH_SIZES, SHARED_BY = (512, 128), (2, 4)
 LINES_OF_FAILURE, MAX_PHASES = 3, 12
+TEST_ENDED = re.compile(r"tests/\S+::.* (PASSED|FAILED|ERROR|SKIPPED)")
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a part is given.
+
+    Attributes:
+        folder: of the images.
+        deadline: the `time.time()` at which the part is ended.
+    """
+
+    folder: Path
+    device: str
+    quick: bool
+    deadline: float
 
 
 def run(quick: bool, folder: Path, device: str, out: Path | None, only: Sequence[str] = ()) -> None:
@@ -59,21 +77,22 @@ def run(quick: bool, folder: Path, device: str, out: Path | None, only: Sequence
     began, rows = time.monotonic(), list[Row]()
     for part in only or PARTS:
         left = TOTAL_SEC - (time.monotonic() - began)
-        for row in _run_part(part, [str(folder), device, str(int(quick))], left):
+        for row in _run_part(part, folder, device, quick, left):
             print(f"{row['what']}: {row['value']}", flush=True)
             rows.append(row)
             record(title, notes, rows, out)  # the machine may be taken away at any time
     print(record(title, notes, rows, out))
 
 
-def _run_part(part: str, arguments: list[str], left_sec: float) -> Iterator[Row]:
+def _run_part(part: str, folder: Path, device: str, quick: bool, left_sec: float) -> Iterator[Row]:
     """A part's rows as they come, and one more where it failed or was too slow; nothing of it goes
     on."""
     limit = min(LIMITS_SEC[part], left_sec)
     if limit < MIN_SEC:
         yield {"what": part, "value": "no time was left"}
         return
-    command = [sys.executable, "-m", "benchmarks.gpu", part, *arguments]
+    setting = json.dumps([str(folder), device, quick, time.time() + limit])
+    command = [sys.executable, "-m", "benchmarks.gpu", part, setting]
     pipe = subprocess.PIPE
     with (
         TemporaryFile("w+") as complaints,
@@ -133,35 +152,37 @@ def _tell_why_not(what: str, error: RuntimeError) -> None:
     _tell(what, f"can't be had: {first_line(error)}")
 
 
-def tests(folder: Path, device: str, quick: bool) -> None:  # noqa: ARG001
-    """The tests that need a GPU, in one process."""
+def tests(_: Setting) -> None:
+    """The tests that need a GPU, in one process: a row each, and what went wrong."""
     files = [str(p) for p in Path("tests").rglob("test_*.py") if "mark.gpu" in p.read_text("utf-8")]
-    options = ["-m", "gpu", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    options = ["-m", "gpu", "-v", "-n", "0", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *files, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]]
-    for line in lines:
-        if line.startswith(("FAILED", "ERROR", "E   ")):
-            _tell("GPU tests", line)
-    _tell("GPU tests", lines[-1])
+    line = ""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for told in process.stdout:
+            line = told.strip() or line
+            if TEST_ENDED.match(told) or told.startswith(("ERROR", "E   ")):
+                _tell("GPU tests", line)
+    _tell("GPU tests", line)
 
 
-def ceiling(folder: Path, device: str, quick: bool) -> None:  # noqa: ARG001
+def ceiling(setting: Setting) -> None:
     """Products and copies."""
     from benchmarks.ceiling import measure_ceiling
 
-    _tell("ceiling", str(measure_ceiling(device)))
+    _tell("ceiling", str(measure_ceiling(setting.device)))
 
 
-def step(folder: Path, device: str, quick: bool) -> None:
+def step(setting: Setting) -> None:
     """An update by each engine, what it is made of, and what of it might be had for less."""
     from benchmarks.gpu_step import candidates, kernels, parts
     from benchmarks.gpu_training import images
 
-    splits = images(folder, quick)
-    trainers = {
-        engine: _timed_step(engine, BATCH_SIZES[0], folder, splits, device) for engine in ENGINES
-    }
+    splits = images(setting.folder, setting.quick)
+    trainers = {engine: _timed_step(engine, BATCH_SIZES[0], setting, splits) for engine in ENGINES}
     eager = trainers["eager"]
     assert eager is not None, "operations need no engine"
     for told in (parts, candidates):
@@ -173,16 +194,17 @@ def step(folder: Path, device: str, quick: bool) -> None:
             value = f"{taken:,.0f} us in {launches:.0f} launches: {name}"
             _tell(f"step, {engine}, kernel {place}", value)
     for engine in ENGINES[1:]:
-        _timed_step(engine, BATCH_SIZES[1], folder, splits, device)
+        _timed_step(engine, BATCH_SIZES[1], setting, splits)
 
 
-def rebuilt(folder: Path, device: str, quick: bool) -> None:
+def rebuilt(setting: Setting) -> None:
     """The compiled step again, by another process: each worker builds it from what is cached."""
     from torch._dynamo.utils import compile_times, counters
 
     from benchmarks.gpu_training import images
 
-    if _timed_step("compiled", BATCH_SIZES[0], folder, images(folder, quick), device) is None:
+    splits = images(setting.folder, setting.quick)
+    if _timed_step("compiled", BATCH_SIZES[0], setting, splits) is None:
         return
     found = {key: count for key, count in counters["inductor"].items() if "fxgraph" in key}
     _tell("rebuilt, graphs", ", ".join(f"{key}: {count}" for key, count in found.items()))
@@ -193,7 +215,7 @@ def rebuilt(folder: Path, device: str, quick: bool) -> None:
 
 
 def _timed_step(
-    engine: Engine, batch_size: int, folder: Path, splits: Splits, device: str
+    engine: Engine, batch_size: int, setting: Setting, splits: Splits
 ) -> Trainer | None:
     """A training by that engine, its building and its updates timed; None if it can't be had."""
     from benchmarks.gpu_step import milliseconds
@@ -201,7 +223,7 @@ def _timed_step(
 
     what, started = f"step, batch {batch_size}, {engine}", time.perf_counter()
     try:
-        trainer = study_trainer(engine, batch_size, folder, splits, device)
+        trainer = study_trainer(engine, batch_size, setting.folder, splits, setting.device)
     except RuntimeError as error:
         _tell_why_not(what, error)
         return None
@@ -210,14 +232,15 @@ def _timed_step(
     return trainer
 
 
-def epochs(folder: Path, device: str, quick: bool) -> None:
+def epochs(setting: Setting) -> None:
     """Seconds an epoch, by batch size and engine."""
     from statistics import median
 
     from benchmarks.ceiling import forward_flops, measure_ceiling
     from benchmarks.gpu_training import CASES, images, train
 
-    splits, best = images(folder, quick), measure_ceiling(device)
+    quick, device = setting.quick, setting.device
+    splits, best = images(setting.folder, quick), measure_ceiling(device)
     for case in reversed(CASES):
         per_image = 3 * forward_flops(case)
         used = len(splits.train) // case.batch_size * case.batch_size
@@ -233,13 +256,14 @@ def epochs(folder: Path, device: str, quick: bool) -> None:
                 _tell_why_not(what, error)
 
 
-def training(folder: Path, device: str, quick: bool) -> None:
+def training(setting: Setting) -> None:
     """25 epochs of the default net, from first weights to best."""
     from tempfile import TemporaryDirectory
 
     from benchmarks.gpu_training import CASES, images, train
 
-    splits, case, count = images(folder, quick), CASES[-1], 2 if quick else 25
+    quick, device = setting.quick, setting.device
+    splits, case, count = images(setting.folder, quick), CASES[-1], 2 if quick else 25
     train(case, splits, device, "eager", 1, lambda _: None)  # the device's libraries are loaded
     for engine in ENGINES[1:]:
         with TemporaryDirectory() as cache:
@@ -251,13 +275,14 @@ def training(folder: Path, device: str, quick: bool) -> None:
         _tell(f"{count} epochs, {engine}", f"{seconds:.1f} s, validation accuracy {accuracy:.4f}")
 
 
-def loaders(folder: Path, device: str, quick: bool) -> None:
+def loaders(setting: Setting) -> None:
     """The DataLoader loops, by seconds an epoch."""
     from statistics import mean
 
     from benchmarks.gpu_training import CASES, dataloader_epochs, images, train
 
-    splits, case, few = images(folder, quick), CASES[-1], _few(quick)
+    quick, device = setting.quick, setting.device
+    splits, case, few = images(setting.folder, quick), CASES[-1], _few(quick)
     seconds: list[float] = []
     train(case, splits, device, "captured", few + 1, seconds.append)
     ours = mean(seconds[1:])
@@ -266,11 +291,12 @@ def loaders(folder: Path, device: str, quick: bool) -> None:
         _tell(f"epoch, {name} DataLoader", f"{theirs:.2f} s, {theirs / ours:.1f}x of captured")
 
 
-def sharing(folder: Path, device: str, quick: bool) -> None:
+def sharing(setting: Setting) -> None:
     """Several trainings on one GPU."""
     from benchmarks.gpu_sharing import fused, processes, streams
     from benchmarks.gpu_training import CASES, images
 
+    folder, quick, device = setting.folder, setting.quick, setting.device
     splits = images(folder, quick)
     ways: dict[str, Callable[[int, Case], float]] = {
         "streams": lambda count, case: streams(count, case, splits, device),
@@ -289,25 +315,26 @@ def sharing(folder: Path, device: str, quick: bool) -> None:
             _tell(what, ", ".join(f"{count}: {gain:.2f}x" for count, gain in gains.items()))
 
 
-def overhead(folder: Path, device: str, quick: bool) -> None:  # noqa: ARG001
+def overhead(setting: Setting) -> None:
     """Time that is not training, on that machine's CPU."""
     from benchmarks.overhead import WORKERS, side_by_side_row
 
-    for workers in WORKERS[: 1 if quick else None]:
+    for workers in WORKERS[: 1 if setting.quick else None]:
         row = side_by_side_row(workers, 8)
         _tell(
             f"overhead, {row['']}", f"{row['ms a trial']} ms a trial, {row['ms an epoch']} an epoch"
         )
 
 
-def study(folder: Path, device: str, quick: bool) -> None:
-    """100 trials of 25 epochs."""
+def study(setting: Setting) -> None:
+    """100 trials of 25 epochs, or as many as there is time for."""
     from benchmarks.gpu_training import run_study
 
-    what = "study, 3 trials x 2 epochs" if quick else "study, 100 trials x 25 epochs"
-    _tell(what, run_study(folder, device, quick))
+    what = "study, 3 trials x 2 epochs" if setting.quick else "study, 100 trials x 25 epochs"
+    _tell(what, run_study(setting.folder, setting.device, setting.quick, setting.deadline))
 
 
 if __name__ == "__main__":
-    part: Callable[[Path, str, bool], None] = globals()[sys.argv[1]]
-    part(Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "1")
+    part: Callable[[Setting], None] = globals()[sys.argv[1]]
+    folder, *rest = json.loads(sys.argv[2])
+    part(Setting(Path(folder), *rest))

@@ -36,6 +36,8 @@ from pipeline.training.structure import Structure
 
 SUMMED_UP = re.compile(r"\d+ of \d+ trials finished|pruning ")
 """The lines of a run's summary that are quoted."""
+ENDING_SEC = 45.0
+"""For the trial that runs, and for the registration of what a study has found."""
 CASES = tuple(Case(64, list(AUGMENTATIONS)[-1], batch_size) for batch_size in (128, 512))
 
 
@@ -145,10 +147,14 @@ def study_config(folder: Path, place: Path, changes: Mapping[str, object]) -> Ru
     return load_space(path, []).config
 
 
-def run_study(folder: Path, device: str, quick: bool) -> str:
+def run_study(folder: Path, device: str, quick: bool, deadline: float) -> str:
     """`regsearch run` on search_spaces/cifar.yaml with these images: its time and its result.
 
     The images are decoded before it starts. Finalists are not trained again.
+
+    Args:
+        deadline: the `time.time()` by which it has to be over; `ENDING_SEC` before it, no trial
+            starts any more, and the result is of those that there are.
     """
     trials, epochs = (3, 2) if quick else (100, 25)
     with TemporaryDirectory(prefix="study-") as place:
@@ -163,8 +169,10 @@ def run_study(folder: Path, device: str, quick: bool) -> str:
             changes["data.train_images"] = 1_024
         config = study_config(folder, Path(place), changes)
         load_splits(config.data, config.study.seed)
-        command = [sys.executable, "-m", "pipeline", "run", "space.yaml", "--device", device]
         started = time.time()
+        limit = str(max(0.0, deadline - ENDING_SEC - started))
+        options = ["--device", device, "--timeout", limit]
+        command = [sys.executable, "-m", "pipeline", "run", "space.yaml", *options]
         done = subprocess.run(
             command, cwd=place, env=environment(), capture_output=True, text=True, check=False
         )

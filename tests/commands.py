@@ -14,14 +14,13 @@ import pytest
 
 from pipeline.cli import main
 
-ROOT = Path(__file__).parents[1]
-
 Done = subprocess.CompletedProcess[str]
 
 
 def environment(**more: str) -> dict[str, str]:
+    """This process's, in which this checkout can be imported from any folder (`conftest`)."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "REGSEARCH_"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+    return {**kept, "OMP_NUM_THREADS": "1", **more}
 
 
 def regsearch(*arguments: str, cwd: Path, **env: str) -> Done:

@@ -53,13 +53,13 @@ def test_a_fused_net_keeps_its_trainings_apart() -> None:
 
 
 def test_a_part_that_fails_has_a_row_that_says_so(tmp_path: Path) -> None:
-    rows = list(gpu._run_part("study", [str(tmp_path / "nowhere"), "cpu", "1"], left_sec=60))
+    rows = list(gpu._run_part("study", tmp_path / "nowhere", "cpu", True, left_sec=60))
     assert rows[-1]["what"] == "study"
     assert "failed" in rows[-1]["value"]
 
 
 def test_a_part_for_which_no_time_is_left_is_not_begun(tmp_path: Path) -> None:
-    rows = list(gpu._run_part("tests", [str(tmp_path), "cpu", "1"], left_sec=1.0))
+    rows = list(gpu._run_part("tests", tmp_path, "cpu", True, left_sec=1.0))
     assert rows == [{"what": "tests", "value": "no time was left"}]
 
 
@@ -74,7 +74,7 @@ def test_a_part_that_is_too_slow_has_its_rows_so_far_and_one_that_says_so(
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setitem(gpu.LIMITS_SEC, "step", 1.0)
     monkeypatch.setattr(gpu, "MIN_SEC", 0.5)
-    assert list(gpu._run_part("step", [], left_sec=60)) == [
+    assert list(gpu._run_part("step", Path(), "cpu", True, left_sec=60)) == [
         {"what": "one", "value": "1"},
         {"what": "step", "value": "not done within 1 s"},
     ]

@@ -22,14 +22,9 @@ from pipeline.events import EpochEnded, Event, TrialStarted
 from pipeline.journal import JournalReader
 from pipeline.study.storage import open_storage
 from pipeline.study.store import OWNER
+from tests.commands import environment
 
-ROOT = Path(__file__).parents[2]
 STORE = "sqlite:///mlruns/optuna.db"
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "REGSEARCH_"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
 @dataclass

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.tracking.ui import server_command
-from tests.faults.searches import environment
+from tests.commands import environment
 
 START_SEC = 180.0
 SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
