@@ -194,7 +194,7 @@ def _where_time_went(journals: Path, started: float) -> str:
     training = mean(epoch.metrics["epoch_sec"] for epoch in epochs)
     between = [
         (one.time_ms - other.time_ms) / 1000 - one.metrics["epoch_sec"]
-        for other, one in pairwise(epochs)
+        for other, one in pairwise(sorted(epochs, key=lambda epoch: (epoch.trial, epoch.time_ms)))
         if one.trial == other.trial
     ]
     return (
