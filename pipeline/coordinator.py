@@ -21,6 +21,7 @@ from pipeline.events import (
     TrialStarted,
     now_ms,
 )
+from pipeline.interrupts import raise_if_lost
 from pipeline.journal import JournalReader, JournalWriter
 from pipeline.progress import View
 from pipeline.retold import retell
@@ -80,6 +81,7 @@ class Coordinator:
         try:
             self.pool.start()
             while self.pool.num_workers:
+                raise_if_lost()
                 self._tick()
                 time.sleep(TICK_SEC)
         except BaseException:  # a store that is locked or away must not keep anybody now

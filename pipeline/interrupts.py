@@ -10,8 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 AGAIN_SEC = 0.05
+_asked: type[KeyboardInterrupt] | None = None
 UnraisableHook = Callable[["sys.UnraisableHookArgs"], object]
 
 
@@ -31,9 +33,11 @@ def interruptible() -> Iterator[None]:
     for number in before:
         signal.signal(number, _interrupt)
     hook = resend_lost(_again)
+    _remember(None)
     try:
         yield
     finally:
+        _remember(None)
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -63,6 +67,22 @@ def resend_lost(arm: Callable[[KeyboardInterrupt], signal.Signals]) -> Unraisabl
     return hook
 
 
+def interrupt(kind: type[KeyboardInterrupt]) -> NoReturn:
+    """Raise it, and remember that it was: see `raise_if_lost`."""
+    _remember(kind)
+    raise kind
+
+
+def raise_if_lost() -> None:
+    """Raise an interrupt again if there was one, for whoever should have ended by it and goes on.
+
+    Libraries may drop what a signal's handler raises inside of them: pydantic's serializer, when it
+    asks which kind of a union it has, takes any exception for a no.
+    """
+    if _asked is not None:
+        raise _asked
+
+
 def leave_at_once() -> None:
     """From here on a signal ends the process: Python's own handler would raise in whatever runs at
     the exit, which prints a traceback."""
@@ -72,7 +92,12 @@ def leave_at_once() -> None:
 
 def _interrupt(number: int, _: FrameType | None) -> None:
     leave_at_once()
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    interrupt(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+
+
+def _remember(kind: type[KeyboardInterrupt] | None) -> None:
+    global _asked
+    _asked = kind
 
 
 def _again(lost: KeyboardInterrupt) -> signal.Signals:

@@ -27,6 +27,7 @@ from pipeline.events import (
     TrialStarted,
     now_ms,
 )
+from pipeline.interrupts import raise_if_lost
 from pipeline.journal import JournalWriter
 from pipeline.judging import Judge
 from pipeline.state_file import DamagedFileError
@@ -144,6 +145,7 @@ class TrialRunner:
             if not trainer.num_ahead and is_due():
                 self.checkpoints.save(claim.number, trainer.state_dict())
                 saved_at = time.monotonic()
+            raise_if_lost()
 
         result = trainer.fit(report, lambda: self.goes_ahead and not is_due())
         value = result.metrics[self.ledger.metric]

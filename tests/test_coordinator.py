@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipeline import coordinator
+from pipeline.interrupts import interrupt, interruptible
 
 
 class Workers:
@@ -34,16 +37,29 @@ def test_what_is_done_in_idle_moments_is_done_once_and_while_others_train(
     monkeypatch: pytest.MonkeyPatch, num_left: tuple[int, ...], at: list[int]
 ) -> None:
     pool, seen = Workers(*num_left), list[int]()
+    watch(monkeypatch, pool, lambda: seen.append(pool.num_workers))
+    assert seen == at
+
+
+def test_an_interrupt_that_a_library_drops_ends_the_watch_at_the_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Workers(2, 2, 2, 1, 0)
+
+    def dropping() -> None:
+        with suppress(KeyboardInterrupt):
+            interrupt(KeyboardInterrupt)
+
+    pool.num_done = 1  # so that there is an idle moment
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        watch(monkeypatch, pool, dropping)
+    assert pool.num_workers == 2
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, pool: Any, when_idle: Callable[[], None]) -> None:
+    """A coordinator's watch over this pool, with nothing to count or to show."""
     monkeypatch.setattr(coordinator, "TICK_SEC", 0.0)
     for part in ("_sweep", "_show"):
         monkeypatch.setattr(coordinator.Coordinator, part, lambda *_, **__: None)
     given: Any = SimpleNamespace(note=print, store=SimpleNamespace(note_hindrance=print))
-    coordinator.Coordinator(
-        given,
-        pool,
-        given,
-        given,
-        given,
-        lambda: seen.append(pool.num_workers),  # type: ignore[arg-type]
-    ).watch()
-    assert seen == at
+    coordinator.Coordinator(given, pool, given, given, given, when_idle).watch()

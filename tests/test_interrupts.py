@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from pipeline.interrupts import Terminated, interruptible, resend_lost
+from pipeline.interrupts import Terminated, interruptible, raise_if_lost, resend_lost
 from pipeline.workers.worker import STOP_SIGNAL, _arm
-from tests.commands import ROOT
+
+ROOT = Path(__file__).parents[1]
 
 
 class Interrupted:
@@ -45,17 +48,24 @@ def work_that_is_interrupted_by(sent: signal.Signals) -> None:
         sleep_after(sent)
 
 
-def test_a_workers_signal_to_stop_is_not_lost_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workers_signal_to_stop_is_not_lost_either() -> None:
     """Else it would train on for ever once its coordinator is gone."""
-    handler = signal.getsignal(STOP_SIGNAL)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    resend_lost(_arm)
-    _arm()
-    try:
+    with interruptible():  # which leaves all as it was
+        resend_lost(_arm)
+        _arm()
         with pytest.raises(KeyboardInterrupt):
             sleep_after(STOP_SIGNAL)
-    finally:
-        signal.signal(STOP_SIGNAL, handler)
+
+
+def test_a_signal_that_a_library_drops_is_raised_again_where_the_program_asks() -> None:
+    raise_if_lost()  # nothing was
+    with interruptible():
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        with pytest.raises(Terminated):
+            raise_if_lost()
+    raise_if_lost()  # the next run has nothing to do with it
 
 
 def sleep_after(sent: signal.Signals) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.events import (
     TrialScored,
     TrialStarted,
 )
+from pipeline.interrupts import interrupt, interruptible
 from pipeline.journal import JournalReader, JournalWriter, journal_folder
 from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
@@ -276,6 +278,25 @@ def test_an_interrupted_trial_waits_and_goes_on_from_its_checkpoint(
     assert restarted.tags["regsearch.resumed_after_epoch"] == "1"
     unbroken = bench.ledger.study.trials[0].intermediate_values
     assert list(unbroken) == [1, 2]
+
+
+def test_an_interrupt_that_a_library_drops_ends_the_trial_with_its_epoch(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = Ledger.report
+
+    def dropping(*told: Any) -> bool:
+        with suppress(KeyboardInterrupt):
+            interrupt(KeyboardInterrupt)
+        return report(*told)
+
+    monkeypatch.setattr(Ledger, "report", dropping)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        bench.runner.run(bench.claim())
+    [trial, *_] = bench.ledger.study.trials
+    assert trial.state is TrialState.WAITING
+    assert list(trial.intermediate_values) == [1]
+    assert bench.checkpoints.trials() == [0]
 
 
 def test_row_16_a_damaged_checkpoint_is_told_and_the_trial_starts_from_zero(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError, redact
-from pipeline.interrupts import resend_lost
+from pipeline.interrupts import interrupt, raise_if_lost, resend_lost
 
 if TYPE_CHECKING:
     from pipeline.study.ledger import Ledger
@@ -145,6 +145,7 @@ def _run_trials(job: Job) -> None:
     threading.Thread(target=_beat, args=(ledger,), daemon=True).start()
     limit = config.study.max_consecutive_failures
     while time.time() < job.deadline:
+        raise_if_lost()
         if len(ledger.failures_in_a_row(job.forgiven)) >= limit:
             if not ledger.trials(TrialState.RUNNING):
                 return
@@ -186,7 +187,7 @@ def _arm(*_: object) -> signal.Signals:
 
 def _stop(*_: object) -> None:
     signal.signal(STOP_SIGNAL, signal.SIG_IGN)  # once is enough: what follows is cleaning up
-    raise KeyboardInterrupt
+    interrupt(KeyboardInterrupt)
 
 
 def _redirect_output(log: Path) -> None:
