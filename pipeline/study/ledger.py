@@ -35,7 +35,16 @@ from pipeline.study.spec import (
     require_same_spec,
     spec,
 )
-from pipeline.study.store import ATTEMPT, FINISHED, REASON, SCORED, ClaimLostError, Store, Swept
+from pipeline.study.store import (
+    ATTEMPT,
+    FINISHED,
+    OWNER,
+    REASON,
+    SCORED,
+    ClaimLostError,
+    Store,
+    Swept,
+)
 from pipeline.study.trials import (
     BASELINE,
     LAST_EPOCH,
@@ -198,15 +207,19 @@ class Ledger(Trials):
             KeyboardInterrupt: after a trial that was already taken has been given back.
         """
         owner = new_owner()
-        trial_id = self.store.claim(self.id, self._budget(), owner)
-        if trial_id is None:
-            return None
-        self.held = (trial_id, owner)
         try:
+            trial_id = self.store.claim(self.id, self._budget(), owner)
+            if trial_id is None:
+                return None
+            self.held = (trial_id, owner)
             return self._claim_of(trial_id, owner)
         except KeyboardInterrupt:
-            with suppress(ClaimLostError):
-                self._give_back(trial_id, owner, "interrupted")
+            for trial in self.trials(
+                TrialState.RUNNING
+            ):  # it may have come before the store's reply
+                if trial.user_attrs.get(OWNER) == owner:
+                    with suppress(ClaimLostError):
+                        self._give_back(trial._trial_id, owner, "interrupted")
             raise
 
     def _claim_of(self, trial_id: int, owner: str) -> Claim:

@@ -11,6 +11,7 @@ import sqlalchemy as sql
 from optuna.exceptions import StorageInternalError
 
 from pipeline.errors import UserError, redact
+from pipeline.interrupts import postponed
 
 PATIENCE_SEC = 300.0
 """How long a store that is locked or away is waited for, beyond its own timeout."""
@@ -50,7 +51,8 @@ def persistent(step: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
         started, pause_sec = time.monotonic(), _FIRST_PAUSE_SEC
         while True:
             try:
-                return step(store, *args, **kwargs)
+                with postponed():
+                    return step(store, *args, **kwargs)
             except _STORE_ERRORS as error:
                 if not _is_transient(error):
                     raise
