@@ -214,13 +214,15 @@ class Ledger(Trials):
             self.held = (trial_id, owner)
             return self._claim_of(trial_id, owner)
         except KeyboardInterrupt:
-            for trial in self.trials(
-                TrialState.RUNNING
-            ):  # it may have come before the store's reply
-                if trial.user_attrs.get(OWNER) == owner:
-                    with suppress(ClaimLostError):
-                        self._give_back(trial._trial_id, owner, "interrupted")
+            self._release(owner)
             raise
+
+    def _release(self, owner: str) -> None:
+        """Give back what an owner has taken, even if it never saw the store's reply."""
+        for trial in self.trials(TrialState.RUNNING):
+            if trial.user_attrs.get(OWNER) == owner:
+                with suppress(ClaimLostError):
+                    self._give_back(trial._trial_id, owner, "interrupted")
 
     def _claim_of(self, trial_id: int, owner: str) -> Claim:
         """A trial that was taken, with its settings drawn."""
