@@ -28,7 +28,7 @@ from pipeline.retold import retell
 from pipeline.standing import Standing
 from pipeline.study.carried import is_carried
 from pipeline.study.ledger import Ledger
-from pipeline.study.patience import StoreAwayError
+from pipeline.study.patience import LAST_PATIENCE_SEC, StoreAwayError
 from pipeline.study.patient_storage import SLOW_SEC
 from pipeline.study.store import FINISHED, HISTORY, Swept
 from pipeline.study.trials import overrides_of
@@ -38,7 +38,6 @@ from pipeline.workers.worker import EXIT_MISTAKE
 
 TICK_SEC = 0.2
 SWEEP_SEC = 5.0
-LAST_PATIENCE_SEC = 1.0
 COUNT_SEC = 1.0
 """So often the store is asked for the counts while nothing is heard from this run's workers."""
 STOP_SEC = 6.0
@@ -84,6 +83,9 @@ class Coordinator:
                 raise_if_lost()
                 self._tick()
                 time.sleep(TICK_SEC)
+        except KeyboardInterrupt as stop:
+            self.ledger.store.let_go(stop)
+            raise
         except BaseException:  # a store that is locked or away must not keep anybody now
             self.ledger.store.patience_sec = LAST_PATIENCE_SEC
             raise

@@ -9,30 +9,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
 AGAIN_SEC = 0.05
+_asked: type[KeyboardInterrupt] | None = None
 UnraisableHook = Callable[["sys.UnraisableHookArgs"], object]
-
-
-@dataclass
-class _Signalled:
-    """What signals have asked of this process.
-
-    Attributes:
-        asked: what to raise, since a signal came; None before.
-        is_due: it has not been raised yet.
-        num_postponing: so many parts of the program want it to wait.
-    """
-
-    asked: type[KeyboardInterrupt] | None = None
-    is_due: bool = False
-    num_postponing: int = 0
-
-
-_signalled = _Signalled()
 
 
 class Terminated(KeyboardInterrupt):
@@ -51,11 +33,11 @@ def interruptible() -> Iterator[None]:
     for number in before:
         signal.signal(number, _interrupt)
     hook = resend_lost(_again)
-    _forget()
+    _remember(None)
     try:
         yield
     finally:
-        _forget()
+        _remember(None)
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -75,6 +57,7 @@ def resend_lost(arm: Callable[[KeyboardInterrupt], signal.Signals]) -> Unraisabl
 
     def unraisable(lost: sys.UnraisableHookArgs) -> None:
         if isinstance(lost.exc_value, KeyboardInterrupt):
+            _remember(None)  # or it would be raised twice, the second time in the cleaning up
             later = threading.Timer(AGAIN_SEC, os.kill, (os.getpid(), arm(lost.exc_value)))
             later.daemon = True
             later.start()
@@ -85,31 +68,10 @@ def resend_lost(arm: Callable[[KeyboardInterrupt], signal.Signals]) -> Unraisabl
     return hook
 
 
-def interrupt(kind: type[KeyboardInterrupt]) -> None:
-    """Raise it, unless it is postponed, and remember that it was asked for."""
-    _signalled.asked, _signalled.is_due = kind, True
-    if not _signalled.num_postponing:
-        _raise()
-
-
-@contextmanager
-def postponed() -> Iterator[None]:
-    """What is begun inside is not cut short: an interrupt is raised at its end.
-
-    SQLAlchemy can't be interrupted anywhere: what is raised between the beginning of a transaction
-    and its being noted leaves it open, and SQLite locked, for as long as somebody holds the
-    traceback.
-    """
-    if threading.current_thread() is not threading.main_thread():  # signals are the main one's
-        yield
-        return
-    _signalled.num_postponing += 1
-    try:
-        yield
-    finally:
-        _signalled.num_postponing -= 1
-        if _signalled.is_due and not _signalled.num_postponing:
-            _raise()
+def interrupt(kind: type[KeyboardInterrupt]) -> NoReturn:
+    """Raise it, and remember that it was: see `raise_if_lost`."""
+    _remember(kind)
+    raise kind
 
 
 def raise_if_lost() -> None:
@@ -118,8 +80,8 @@ def raise_if_lost() -> None:
     Libraries may drop what a signal's handler raises inside of them: pydantic's serializer, when it
     asks which kind of a union it has, takes any exception for a no.
     """
-    if _signalled.asked is not None:
-        _raise()
+    if _asked is not None:
+        raise _asked
 
 
 def leave_at_once() -> None:
@@ -134,14 +96,9 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     interrupt(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
 
 
-def _forget() -> None:
-    _signalled.asked, _signalled.is_due = None, False
-
-
-def _raise() -> NoReturn:
-    assert _signalled.asked is not None
-    _signalled.is_due = False
-    raise _signalled.asked
+def _remember(kind: type[KeyboardInterrupt] | None) -> None:
+    global _asked
+    _asked = kind
 
 
 def _again(lost: KeyboardInterrupt) -> signal.Signals:

@@ -106,7 +106,8 @@ class TrialRunner:
         try:
             verdict = self._train(claim)
             self._settle(claim, verdict)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            self.ledger.store.let_go(stop)
             self._give_back(claim)
             raise
         except ClaimLostError as lost:
@@ -123,6 +124,7 @@ class TrialRunner:
         except (ClaimLostError, StoreAwayError):
             raise  # neither is the trial's fault: it waits for another attempt
         except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a state
+            raise_if_lost()
             return Verdict("FAIL", reason=failure_reason(error))
 
     def _fit(self, claim: Claim) -> Verdict:
@@ -237,8 +239,8 @@ class TrialRunner:
     def _give_back(self, claim: Claim) -> None:
         try:
             self.ledger.give_back(claim, "interrupted")
-        except ClaimLostError:
-            return  # it was settled, or taken, in the moment of the interruption
+        except (ClaimLostError, StoreAwayError):
+            return  # it was settled, or taken, in the moment of the interruption; or will be found
         self.journal.try_put(TrialRequeued(claim.number, claim.attempt, "interrupted", now_ms()))
 
     def _started(self, claim: Claim, num_epochs: int, state: dict[str, Any] | None) -> Event:

@@ -61,5 +61,6 @@ def watch(monkeypatch: pytest.MonkeyPatch, pool: Any, when_idle: Callable[[], No
     monkeypatch.setattr(coordinator, "TICK_SEC", 0.0)
     for part in ("_sweep", "_show"):
         monkeypatch.setattr(coordinator.Coordinator, part, lambda *_, **__: None)
-    given: Any = SimpleNamespace(note=print, store=SimpleNamespace(note_hindrance=print))
+    store = SimpleNamespace(note_hindrance=print, let_go=print)
+    given: Any = SimpleNamespace(note=print, store=store)
     coordinator.Coordinator(given, pool, given, given, given, when_idle).watch()

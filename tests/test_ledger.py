@@ -8,14 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import event
 
 from pipeline.errors import UserError
-from pipeline.interrupts import Terminated, interruptible
 from pipeline.study.baselines import baselines
 from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
@@ -116,22 +115,20 @@ def test_a_trial_whose_settings_were_being_drawn_when_the_stop_came_is_given_bac
     assert (again.number, again.attempt) == (0, 2)
 
 
-def test_a_stop_waits_for_the_store_and_the_trial_that_it_gave_is_given_back(
-    tmp_path: Path,
+def test_a_stop_that_comes_before_the_stores_reply_gives_the_trial_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes when the claim's transaction has begun, and SQLAlchemy does not know yet."""
     ledger = open_ledger(tmp_path)
-    ledger.store.patience_sec = 1.0
-    come = iter([signal.SIGTERM])
+    claim = ledger.store.claim
 
-    def stop(_: object) -> None:
-        for number in come:
-            os.kill(os.getpid(), number)
+    def unheard(*asked: Any) -> None:
+        claim(*asked)
+        raise KeyboardInterrupt
 
-    event.listen(ledger.store.engine, "begin", stop)
-    with pytest.raises(Terminated), interruptible():
-        ledger.claim()
-    assert ledger.held is None
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.store, "claim", unheard)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.claim()
     assert {trial.state for trial in ledger.trials()} == {TrialState.WAITING}
     again = claimed(ledger)
     assert (again.number, again.attempt) == (0, 2)

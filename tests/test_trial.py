@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -30,7 +33,7 @@ from pipeline.journal import JournalReader, JournalWriter, journal_folder
 from pipeline.study.claim import Claim
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage
-from pipeline.study.store import REASON
+from pipeline.study.store import REASON, Store
 from pipeline.trainers import Trainers, build_seeded
 from pipeline.training.data import DeviceData
 from pipeline.training.loop import NonFiniteLossError, Trainer
@@ -297,6 +300,68 @@ def test_an_interrupt_that_a_library_drops_ends_the_trial_with_its_epoch(
     assert trial.state is TrialState.WAITING
     assert list(trial.intermediate_values) == [1]
     assert bench.checkpoints.trials() == [0]
+
+
+class Stop:
+    """A tracer that interrupts the store's step, or a library below it, at its n-th line."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.num_lines = at, 0
+
+    def __call__(self, _: FrameType, event: str, __: object) -> Stop:
+        self.num_lines += event == "line"
+        if self.num_lines == self.at:
+            self.at = -1
+            interrupt(KeyboardInterrupt)
+        return self
+
+
+def test_wherever_a_stop_comes_in_a_report_the_trial_is_given_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy, cut short, may leave SQLite locked by this very process."""
+    report, tracer = Store.report, Stop(at=-1)
+    metrics = {"validation/accuracy": 0.5}
+
+    def traced(*told: Any) -> None:
+        sys.settrace(tracer)
+        try:
+            report(*told)
+        finally:
+            sys.settrace(None)
+
+    monkeypatch.setattr(Store, "report", traced)
+
+    def fit(_: object, told: Callable[..., None], *__: object) -> None:
+        told(1, metrics)
+        time.sleep(10)  # what is lost in a finalizer is sent again
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    bench.ledger.store.patience_sec = 0.2
+    for _ in range(2):  # the first time, statements are compiled
+        claim, tracer = bench.claim(), Stop(at=-1)
+        bench.ledger.report(claim, 1, 0.5)
+        bench.ledger.give_back(claim, "")
+    for at in range(1, tracer.num_lines, 211):
+        tracer = Stop(at)
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            bench.runner.run(bench.claim())
+        states = [trial.state for trial in bench.ledger.trials()]
+        assert TrialState.RUNNING not in states, f"line {at}"
+
+
+def test_a_failure_that_an_interrupt_was_lost_in_is_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*_: object) -> None:
+        with suppress(KeyboardInterrupt):
+            interrupt(KeyboardInterrupt)
+        raise ValueError("what a library makes of it")
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        bench.runner.run(bench.claim())
+    assert bench.ledger.study.trials[0].state is TrialState.WAITING
 
 
 def test_row_16_a_damaged_checkpoint_is_told_and_the_trial_starts_from_zero(

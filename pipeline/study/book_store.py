@@ -82,6 +82,7 @@ class BookStore(PatientStorage):
                     {"value_json": json.dumps(value)}, synchronize_session=False
                 )
 
+    @persistent
     def replace_system_attrs(
         self, study_id: int, prefix: str, attrs: Mapping[int, Mapping[str, Any]]
     ) -> None:

@@ -25,6 +25,7 @@ from pipeline.study.claim import Claim
 from pipeline.study.constraints import CONSTRAINTS_PREFIX, constraint_attrs, judged
 from pipeline.study.finished_cache import FinishedCache
 from pipeline.study.owner import has_died, new_owner
+from pipeline.study.patience import StoreAwayError
 from pipeline.study.pruners import build_pruner
 from pipeline.study.samplers import QmcSettings, build_sampler
 from pipeline.study.spec import (
@@ -213,15 +214,16 @@ class Ledger(Trials):
                 return None
             self.held = (trial_id, owner)
             return self._claim_of(trial_id, owner)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            self.store.let_go(stop)
             self._release(owner)
             raise
 
     def _release(self, owner: str) -> None:
         """Give back what an owner has taken, even if it never saw the store's reply."""
-        for trial in self.trials(TrialState.RUNNING):
-            if trial.user_attrs.get(OWNER) == owner:
-                with suppress(ClaimLostError):
+        with suppress(ClaimLostError, StoreAwayError):  # else the next run finds its owner gone
+            for trial in self.trials(TrialState.RUNNING):
+                if trial.user_attrs.get(OWNER) == owner:
                     self._give_back(trial._trial_id, owner, "interrupted")
 
     def _claim_of(self, trial_id: int, owner: str) -> Claim:

@@ -11,10 +11,12 @@ import sqlalchemy as sql
 from optuna.exceptions import StorageInternalError
 
 from pipeline.errors import UserError, redact
-from pipeline.interrupts import postponed
 
 PATIENCE_SEC = 300.0
 """How long a store that is locked or away is waited for, beyond its own timeout."""
+
+LAST_PATIENCE_SEC = 1.0
+"""The same, for a process that has been interrupted and is to end."""
 
 _FIRST_PAUSE_SEC, _MAX_PAUSE_SEC = 0.05, 2.0
 _STORE_ERRORS = (StorageInternalError, sql.exc.DBAPIError, sql.exc.PendingRollbackError)
@@ -51,8 +53,7 @@ def persistent(step: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
         started, pause_sec = time.monotonic(), _FIRST_PAUSE_SEC
         while True:
             try:
-                with postponed():
-                    return step(store, *args, **kwargs)
+                return step(store, *args, **kwargs)
             except _STORE_ERRORS as error:
                 if not _is_transient(error):
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from pipeline.study.patience import PATIENCE_SEC, persistent
+from pipeline.study.patience import LAST_PATIENCE_SEC, PATIENCE_SEC, persistent
 
 SLOW_SEC = 1.0
 """A step that took so long was hindered: others may have been, too, and are silent for that."""
@@ -37,6 +38,20 @@ class PatientStorage(RDBStorage):
     def close(self) -> None:
         """Let its connections go; it can be used again."""
         self.scoped_session.remove()
+        self.engine.dispose()
+
+    def let_go(self, interrupt: KeyboardInterrupt) -> None:
+        """Let go of what an interrupt has cut short, so that there can be a last word; from here on
+        nobody waits long.
+
+        SQLAlchemy can't be interrupted anywhere. A transaction that it has not noted yet, or no
+        longer, stays open, and SQLite locked, while the traceback's frames hold the connection, or
+        once it is back among the idle ones.
+        """
+        self.patience_sec = min(self.patience_sec, LAST_PATIENCE_SEC)
+        interrupt.__traceback__ = interrupt.__context__ = None
+        self.scoped_session.registry.clear()
+        gc.collect()  # a connection that nobody holds comes back
         self.engine.dispose()
 
     def note_hindrance(self, started: float) -> None:
