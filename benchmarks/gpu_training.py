@@ -170,8 +170,10 @@ def run_study(folder: Path, device: str, quick: bool, deadline: float) -> str:
         config = study_config(folder, Path(place), changes)
         load_splits(config.data, config.study.seed)
         started = time.time()
-        limit = str(max(0.0, deadline - ENDING_SEC - started))
-        options = ["--device", device, "--timeout", limit]
+        limit = deadline - ENDING_SEC - started
+        if limit <= 0:
+            return "no time was left"
+        options = ["--device", device, "--timeout", str(limit)]
         command = [sys.executable, "-m", "pipeline", "run", "space.yaml", *options]
         done = subprocess.run(
             command, cwd=place, env=environment(), capture_output=True, text=True, check=False

@@ -22,6 +22,7 @@ from pipeline.exported_model import load_ahead
 from pipeline.final import Crowned, crown, train_finalists, train_refit
 from pipeline.finalists import Verdict
 from pipeline.followups import FLUSH_SEC, Workshop
+from pipeline.interrupts import raise_if_lost
 from pipeline.journal import JournalWriter, journal_folder
 from pipeline.mirroring import AWAY_SEC, agree, deliver, open_mirror
 from pipeline.models import build_model
@@ -158,6 +159,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
             data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
             trained = as_trained(config, measured_for(attrs, devices[0]))
             registrar = Registrar(trained, ledger, data, splits)
+            raise_if_lost()
             outcome.crowned = crown(registrar, *finals, reached)
             if any(entry.problem == LOST for entry in outcome.registered):
                 finals = _train_finals(shop, len(splits.selection), outcome)

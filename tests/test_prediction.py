@@ -10,6 +10,7 @@ from pipeline.models import ModelSettings
 from pipeline.models.resnet import ResnetSettings
 from pipeline.models.torchvision_models import TorchvisionSettings
 from pipeline.models.vgg import VggSettings
+from pipeline.training import prediction
 from pipeline.training.prediction import EVAL_BATCH, eval_batch_size, folded, predict
 from tests.trainings import Spy, net, random_data
 
@@ -44,6 +45,23 @@ def used(model: nn.Module) -> nn.Module:
 
 def num_norms(model: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_several_batches_are_shown_to_the_folded_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = used(VggSettings(width=4, head_width=8).build((3, 32, 32), 3))
+    images = torch.randint(0, 256, (251, 3, 32, 32), dtype=torch.uint8)
+    half, shown = torch.full((1, 3, 1, 1), 0.5), list[nn.Module]()
+
+    def spy(net: nn.Module) -> nn.Module:
+        shown.append(net)
+        return folded(net)
+
+    monkeypatch.setattr(prediction, "folded", spy)
+    one = predict(model, images[:250], half, half, torch.float32)
+    assert shown == []
+    two = predict(model, images, half, half, torch.float32)
+    assert shown == [model]
+    torch.testing.assert_close(two[:250], one, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
