@@ -342,7 +342,7 @@ def test_wherever_a_stop_comes_in_a_report_the_trial_is_given_back(
         claim, tracer = bench.claim(), Stop(at=-1)
         bench.ledger.report(claim, 1, 0.5)
         bench.ledger.give_back(claim, "")
-    for at in range(1, tracer.num_lines, 211):
+    for at in range(1, tracer.num_lines, 401):
         tracer = Stop(at)
         with pytest.raises(KeyboardInterrupt), interruptible():
             bench.runner.run(bench.claim())
