@@ -163,7 +163,7 @@ def standing(ledger: Ledger) -> Standing:
     every_trial = ledger.trials()
     trials = [trial for trial in every_trial if not is_carried(trial)]
     states = [trial.state for trial in trials]
-    best = ledger.best()
+    best = ledger.best() if ledger.kind == "study" else None  # see `Standing.is_search`
     every = ledger.config.training.epochs
     allowed = {
         trial.number: int(overrides_of(trial).get("training.epochs", every))

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 AGAIN_SEC = 0.05
 _asked: type[KeyboardInterrupt] | None = None
+"""What a signal has raised; None before."""
 UnraisableHook = Callable[["sys.UnraisableHookArgs"], object]
 
 

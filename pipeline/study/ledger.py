@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.seeding import stream_seed
 from pipeline.settings import Scalar
 from pipeline.study.audit import WOULD_PRUNE, is_drawn, is_due, would_prune
-from pipeline.study.baselines import BASELINES, baselines
+from pipeline.study.baselines import baselines
 from pipeline.study.carried import is_carried
 from pipeline.study.claim import Claim
 from pipeline.study.constraints import CONSTRAINTS_PREFIX, constraint_attrs, judged
@@ -52,17 +52,13 @@ from pipeline.study.trials import (
     OVERRIDES,
     Trials,
     Values,
-    of_baseline,
-    value_of,
 )
-from pipeline.training.metrics import direction, is_better
+from pipeline.training.metrics import direction
 
 _NOTHING: Mapping[str, Any] = {}
 
 REJUDGED = "rejudged"
 """Whether finished trials were judged by other constraints since MLflow was told."""
-NUM_KEPT = 5
-"""So many of the best complete trials keep their weights, and the baselines theirs."""
 
 
 class Ledger(Trials):
@@ -356,25 +352,3 @@ class Ledger(Trials):
             judgement = constraint_attrs(self.config.study.constraints, attrs[SCORED])
         self.store.finish(claim.trial._trial_id, claim.owner, state, values, attrs, judgement)
         self.held = None
-
-    def keeps_weights(self, claim: Claim, value: float) -> bool:
-        """Whether a trial that completes with this value is a baseline, or among the best if it
-        keeps the constraints: if not, its weights are needed no longer once it is complete."""
-        if claim.baseline is not None:
-            return True
-        ranked = self.ranked_own()
-        if len(ranked) < NUM_KEPT:
-            return True
-        last = value_of(ranked[NUM_KEPT - 1])
-        ties = value == last and len(self.objectives) > 1  # the next metric is not known yet
-        return ties or is_better(self.metric, value, last)
-
-    def needs_weights(self) -> Callable[[int], bool]:
-        """Which trials' weights are needed: the best, the baselines', and unsettled ones."""
-        trials = self.trials()  # once: a worker waits for this after each trial
-        ended = {trial.number for trial in trials if trial.state.is_finished()}
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        baselines = [trial for name in BASELINES for trial in of_baseline(complete, name)[:1]]
-        own = self.best_first([trial for trial in complete if not is_carried(trial)])
-        numbers = {trial.number for trial in (*own[:NUM_KEPT], *baselines)}
-        return lambda number: number in numbers or number not in ended

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.config.run_config import RunConfig
 from pipeline.settings import Scalar
-from pipeline.study.baselines import Baseline
+from pipeline.study.baselines import BASELINES, Baseline
 from pipeline.study.carried import is_carried
+from pipeline.study.claim import Claim
 from pipeline.study.constraints import is_feasible, nearest_miss
 from pipeline.study.front import Losses, by_first, front, losses, spread, turned
 from pipeline.study.store import FINISHED, SCORED
+from pipeline.training.metrics import is_better
 
 BASELINE, OVERRIDES = "regsearch.baseline", "regsearch.overrides"
 LAST_EPOCH = "regsearch.last_epoch"
 """The epoch after which a training ends, on the schedule of all; absent for its own end."""
+NUM_KEPT = 5
+"""So many of the best complete trials keep their weights, and the baselines theirs."""
 Values = dict[str, Scalar | None]
 
 
 class Trials:
-    """Which trials a study has, which are its best, and what each of them is.
+    """Which trials a study has, which are its best and keep weights, and what each of them is.
 
     Attributes:
         config: the settings of the study.
@@ -122,6 +126,28 @@ class Trials:
     def baseline(self, name: Baseline) -> FrozenTrial | None:
         """The complete trial of a baseline; None before it is there."""
         return next(iter(of_baseline(self.trials(TrialState.COMPLETE), name)), None)
+
+    def keeps_weights(self, claim: Claim, value: float) -> bool:
+        """Whether a trial that completes with this value is a baseline, or among the best if it
+        keeps the constraints: if not, its weights are needed no longer once it is complete."""
+        if claim.baseline is not None:
+            return True
+        ranked = self.ranked_own()
+        if len(ranked) < NUM_KEPT:
+            return True
+        last = value_of(ranked[NUM_KEPT - 1])
+        ties = value == last and len(self.objectives) > 1  # the next metric is not known yet
+        return ties or is_better(self.metric, value, last)
+
+    def needs_weights(self) -> Callable[[int], bool]:
+        """Which trials' weights are needed: the best, the baselines', and unsettled ones."""
+        trials = self.trials()  # once: a worker waits for this after each trial
+        ended = {trial.number for trial in trials if trial.state.is_finished()}
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        baselines = [trial for name in BASELINES for trial in of_baseline(complete, name)[:1]]
+        own = self.best_first([trial for trial in complete if not is_carried(trial)])
+        numbers = {trial.number for trial in (*own[:NUM_KEPT], *baselines)}
+        return lambda number: number in numbers or number not in ended
 
     def name_of(self, trial: FrozenTrial) -> str:
         """`trial 7`, or `trial 0 (unregularized)`."""
