@@ -9,6 +9,9 @@ FROM python:3.12-slim
 ARG TORCH_INDEX=""
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 
+# The compiler builds the kernels for training on a CPU; torch.compile needs it for a GPU's.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /opt/regsearch
 COPY pyproject.toml README.md constraints.txt ./
 COPY pipeline pipeline

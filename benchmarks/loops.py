@@ -16,17 +16,19 @@ from torchvision import transforms
 
 from benchmarks.cases import LEARNING_RATE, Case
 from pipeline.augmentation import AugmentationSettings
-from pipeline.calibration import Precision, calibrate
+from pipeline.calibration import Precision, calibrate, cpu_engines
 from pipeline.datasets import ImageSet, Splits
 from pipeline.memory import keep_freed
 from pipeline.models import build_model
 from pipeline.regularizers import RegularizationSettings
 from pipeline.seeding import TrialSeeds
 from pipeline.training.data import DeviceData
+from pipeline.training.engine import Engine, Steps
 from pipeline.training.loop import Trainer
 from pipeline.training.metrics import Metric
 from pipeline.training.precision import resolve_precision
 from pipeline.training.recipe import Recipe
+from pipeline.training.structure import Structure
 
 Report = Callable[[float, float], None]
 """Called after each epoch with its seconds of training and its validation accuracy."""
@@ -39,31 +41,26 @@ CPU = torch.device("cpu")
 
 def ours(case: Case, splits: Splits, seed: int, num_epochs: int, report: Report) -> None:
     """The trainer and the step that trials use, with the threads that are fastest for one worker,
-    and the precision that a study chooses."""
+    and the precision and the engine that a study chooses."""
     data = DeviceData.from_splits(splits, CPU, seed)
 
-    def trainer(precision: Precision) -> Trainer:
-        recipe = recipe_of(case, num_epochs, precision)
-        return Trainer(net_of(case, splits, seed), data, recipe, METRIC, TrialSeeds.of(seed, 0))
+    def trainer(precision: Precision, engine: Engine) -> Trainer:
+        recipe, net = recipe_of(case, num_epochs, precision), net_of(case, splits, seed)
+        shared = Steps(data, engine).get(case, net, recipe, Structure.of(recipe))
+        return Trainer(net, data, recipe, METRIC, TrialSeeds.of(seed, 0), shared)
 
     keep_freed()
-    calibration = calibrate(trainer, num_workers=1)
+    calibration = calibrate(trainer, num_workers=1, engines=cpu_engines())
     torch.set_num_threads(calibration.threads)
-    _train(trainer(calibration.precision), report)
+    _train(trainer(calibration.precision, calibration.engine), report)
 
 
 def ours_in_a_thread(
     case: Case, splits: Splits, seed: int, num_epochs: int, report: Report
 ) -> None:
     """The same with one thread: one of the workers that share the cores in a study."""
-    keep_freed()
     torch.set_num_threads(1)
-    data = DeviceData.from_splits(splits, CPU, seed)
-    dtype = resolve_precision("auto", CPU)
-    precision: Precision = "bfloat16" if dtype == torch.bfloat16 else "float32"
-    recipe = recipe_of(case, num_epochs, precision)
-    net = net_of(case, splits, seed)
-    _train(Trainer(net, data, recipe, METRIC, TrialSeeds.of(seed, 0)), report)
+    ours(case, splits, seed, num_epochs, report)
 
 
 def _train(trainer: Trainer, report: Report) -> None:

@@ -1,9 +1,9 @@
 """How a study trains on this machine: measured at its start, then fixed.
 
 More threads are not always faster: in a small net, and on a busy machine, they wait for one another
-more than they work. Nor is bfloat16, on processors that have it at half the rate; nor is compiling,
-for a study that is over before the compiler is. All of it decides how floating-point sums come out,
-so it belongs to the study and not to a run of it.
+more than they work. Nor is bfloat16, on processors that have it at half the rate; nor are fused
+norms, in a net that has few; nor is compiling, for a study that is over before the compiler is. All
+of it decides how floating-point sums come out, so it belongs to the study and not to a run of it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, Literal
 
 import torch
 
 from pipeline.config import RunConfig
+from pipeline.kernels.library import missing
 from pipeline.memory import give_back_freed, keep_freed
 from pipeline.training.engine import Engine
 from pipeline.training.loop import Trainer
@@ -26,7 +28,7 @@ from pipeline.training.precision import resolve_precision
 CALIBRATIONS = {"cpu": "regsearch.calibration", "cuda": "regsearch.gpu_calibration"}
 """Which attribute of a study has what was measured: it may go on on another device."""
 ROUNDS = 3
-ROUND_SEC = 0.15
+ROUND_SEC = 0.1
 SHARING = 0.85
 """What workers side by side keep of the speed that each has alone: they share memory and caches."""
 WORTHWHILE_GAIN = 1.1
@@ -95,34 +97,53 @@ def tags_as_measured(attrs: Mapping[str, Any]) -> dict[str, str]:
     return {**tags, **{f"regsearch.{name}": value for name, value in found.items()}}
 
 
+def cpu_engines() -> tuple[Engine, ...]:
+    """Those that `auto` chooses from on a CPU: compiling has been slower wherever it was tried."""
+    return ("eager",) if missing() else ("eager", "fused")
+
+
 def calibrate(
-    make_trainer: Callable[[Precision], Trainer], num_workers: int | None = None
+    make_trainer: Callable[[Precision, Engine], Trainer],
+    num_workers: int | None = None,
+    engines: Sequence[Engine] = ("eager",),
 ) -> Calibration:
-    """The faster precision, and the number of threads with which all workers together are fastest.
+    """For a CPU: the faster precision, and the engine and the number of threads with which all
+    workers together are fastest.
 
     The user's own number of threads is kept where `OMP_NUM_THREADS` is set.
 
     Args:
-        make_trainer: a training like those of the study in that precision, to be thrown away.
+        make_trainer: a training like those of the study in that precision, by that engine, to be
+            thrown away.
         num_workers: how many workers will share the processor; as many as fit, when not given.
+        engines: those to choose from.
     """
     dtype = resolve_precision("auto", torch.device("cpu"))
     precision: Precision = "bfloat16" if dtype == torch.bfloat16 else "float32"
     available = torch.get_num_threads()
-    if available == 1 or os.environ.get("OMP_NUM_THREADS"):
-        return Calibration(available, precision)
-    keep_freed()  # as workers do
     most = max(1, available // (num_workers or 1))
-    trainer = make_trainer(precision)
-    rates = dict.fromkeys(sorted({1, 2, most // 2, most} & set(range(1, most + 1))), 0.0)
+    counts = sorted({1, 2, most // 2, most} & set(range(1, most + 1)))
+    if os.environ.get("OMP_NUM_THREADS"):
+        counts = [available]
+    ways = list(product(engines, counts))
+    if len(ways) == 1:
+        return Calibration(counts[0], precision, engines[0])
+    keep_freed()  # as workers do
+    trainers = {engine: make_trainer(precision, engine) for engine in engines}
+    rates = dict.fromkeys(ways, 0.0)
     for _ in range(ROUNDS):  # the best of several turns: another program's burst decides nothing
-        for threads in rates:
-            rates[threads] = max(rates[threads], _images_per_sec(trainer, threads))
+        for way in ways:
+            engine, threads = way
+            rates[way] = max(rates[way], _images_per_sec(trainers[engine], threads))
     torch.set_num_threads(available)
     give_back_freed()
-    if num_workers is not None:
-        return Calibration(fastest(rates), precision)
-    return Calibration(fastest(together(rates, available)), precision)
+    best = {}
+    for engine in engines:
+        alone = {threads: rates[engine, threads] for threads in counts}
+        shared = alone if num_workers is not None else together(alone, available)
+        best[engine] = shared[fastest(shared)], fastest(shared)
+    engine = max(engines, key=lambda name: best[name][0])
+    return Calibration(best[engine][1], precision, engine)
 
 
 def calibrate_gpu(

@@ -24,6 +24,7 @@ from pipeline.finalists import Verdict
 from pipeline.followups import FLUSH_SEC, Workshop
 from pipeline.interrupts import raise_if_lost
 from pipeline.journal import JournalWriter, journal_folder
+from pipeline.kernels.library import missing
 from pipeline.mirroring import AWAY_SEC, agree, deliver, open_mirror
 from pipeline.models import build_model
 from pipeline.places import DEFAULT_STORAGE
@@ -124,6 +125,8 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     for line in remember(ledger, space, _dataset(config, splits)):
         view.note(line)
     plan = make_plan(config, splits, ledger, devices, options.num_workers)
+    if devices[0] == "cpu" and (reason := missing()):
+        view.note(f"norms run op by op, and training takes longer than it might: {reason}")
     ledger.fixed("tags", lambda: _tags(plan))
     batch_size, num_images = config.training.batch_size, len(splits.train)
     if batch_size > num_images:

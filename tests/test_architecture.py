@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pipeline"
 
 LAYERS = [
-    {"errors", "interrupts", "places", "memory"},
+    {"errors", "interrupts", "places", "memory", "kernels"},
     {"settings", "seeding", "statistics", "secrecy", "study/trial_seeded", "study/owner"},
     {"words", "events", "state_file", "update_rules"},
     {"standing"},

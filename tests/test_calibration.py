@@ -6,6 +6,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from pipeline.calibration import (
     as_trained,
     calibrate,
     calibrate_gpu,
+    cpu_engines,
     fastest,
     num_steps,
     tags_as_measured,
@@ -43,6 +45,10 @@ def test_workers_side_by_side_keep_85_per_cent_of_their_speed() -> None:
     assert together({1: 100.0, 2: 180.0, 4: 300.0}, cores=4) == {1: 340.0, 2: 306.0, 4: 300.0}
 
 
+def nothing(*_: object) -> Any:
+    """In place of a training, where its speed is given."""
+
+
 def test_a_given_number_of_workers_shares_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """With two workers on four cores, four threads each are not tried."""
     tried = set()
@@ -55,7 +61,7 @@ def test_a_given_number_of_workers_shares_the_cores(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     monkeypatch.setattr("pipeline.calibration._images_per_sec", rate)
-    assert calibrate(lambda _: None, num_workers=2).threads == 2  # type: ignore[arg-type, return-value]
+    assert calibrate(nothing, num_workers=2).threads == 2
     assert tried == {1, 2}
 
 
@@ -67,13 +73,41 @@ def test_a_stall_in_one_round_decides_nothing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         "pipeline.calibration._images_per_sec", lambda _, threads: next(rates[threads])
     )
-    assert calibrate(lambda _: None).threads == 2  # type: ignore[arg-type, return-value]
+    assert calibrate(nothing).threads == 2
+
+
+def test_the_engine_that_is_faster_at_its_best_is_taken_with_its_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def chosen(**rates: float) -> tuple[str, int]:
+        """Of images per second by engine and threads."""
+        monkeypatch.setattr(
+            "pipeline.calibration._images_per_sec",
+            lambda engine, threads: rates[f"{engine}_{threads}"],
+        )
+        found = calibrate(lambda _, engine: engine, 1, ("eager", "fused"))  # type: ignore[arg-type, return-value]
+        return found.engine, found.threads
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    assert chosen(eager_1=100, eager_2=150, fused_1=140, fused_2=160) == ("fused", 2)
+    assert chosen(eager_1=100, eager_2=150, fused_1=155, fused_2=160) == ("fused", 1)
+    assert chosen(eager_1=100, eager_2=150, fused_1=140, fused_2=145) == ("eager", 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert chosen(eager_2=150, fused_2=151) == ("fused", 2)
+
+
+def test_what_there_is_to_choose_from_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cpu_engines() == ("eager", "fused")
+    monkeypatch.setattr("pipeline.calibration.missing", lambda: "no compiler")
+    assert cpu_engines() == ("eager",)
 
 
 def test_the_users_own_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert calibrate(lambda _: pytest.fail("measured")).threads == 3
+    assert calibrate(lambda *_: pytest.fail("measured")).threads == 3
 
 
 def test_a_study_keeps_what_it_began_with(tmp_path: Path) -> None:

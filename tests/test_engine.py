@@ -15,10 +15,12 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.kernels.library import KernelError
+from pipeline.kernels.norm import FusedNorm
 from pipeline.models import build_model
 from pipeline.models.resnet import ResnetSettings
 from pipeline.seeding import TrialSeeds
-from pipeline.training.engine import MAX_STEPS, Steps, resolve_engine
+from pipeline.training.engine import MAX_STEPS, Engine, Steps, resolve_engine
 from pipeline.training.loop import Trainer
 from pipeline.training.metrics import classification_scores
 from pipeline.training.recipe import Recipe
@@ -134,10 +136,14 @@ def test_steps_that_were_not_used_for_long_are_let_go() -> None:
 # That sharing changes nothing
 
 
-@pytest.mark.parametrize("kind", ["adamw", "sgd"])
-def test_a_trial_comes_out_the_same_whichever_trials_had_the_step_before(kind: str) -> None:
-    shared = Steps(learnable_data())
-    alone = [curve(drawn(t, kind), Steps(learnable_data()), t) for t in range(3)]
+@pytest.mark.parametrize(
+    ("kind", "engine"), [("adamw", "eager"), ("sgd", "eager"), ("adamw", "fused")]
+)
+def test_a_trial_comes_out_the_same_whichever_trials_had_the_step_before(
+    kind: str, engine: Engine
+) -> None:
+    shared = Steps(learnable_data(), engine)
+    alone = [curve(drawn(t, kind), Steps(learnable_data(), engine), t) for t in range(3)]
     assert [curve(drawn(t, kind), shared, t) for t in range(3)] == alone
     assert curve(drawn(1, kind), shared, 1) == alone[1]
 
@@ -261,6 +267,40 @@ def test_a_capture_that_is_impossible_is_told_once_and_the_step_runs_op_by_op() 
         "the training step can't be captured here, and runs op by op: "
         "there are CUDA graphs on CUDA devices alone"
     )
+
+
+def test_kernels_that_are_impossible_are_told_once_and_the_step_runs_op_by_op(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+    expected = [curve(drawn(t), Steps(learnable_data()), t) for t in range(2)]
+
+    def fails() -> None:
+        raise KernelError("no compiler")
+
+    monkeypatch.setattr("pipeline.kernels.norm.library", fails)
+    monkeypatch.setattr("pipeline.training.prediction.missing", lambda: "no compiler")
+    steps = Steps(learnable_data(), "fused", notes.append)
+    assert [curve(drawn(t), steps, t) for t in range(2)] == [
+        [pytest.approx(epoch, rel=1e-5) for epoch in epochs] for epochs in expected
+    ]
+    assert notes == ["the training step can't be fused here, and runs op by op: no compiler"]
+
+
+def test_a_fused_step_trains_alike() -> None:
+    notes: list[str] = []
+    fused = Steps(learnable_data(), "fused", notes.append)
+    how = recipe(3, sections={"regularization": {"l2": 1e-3, "ema_decay": 0.5}})
+    ours, expected = (curve(how, steps) for steps in (fused, Steps(learnable_data())))
+    assert notes == []
+    assert ours != expected
+    for one, other in zip(ours, expected, strict=True):
+        assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-3)
+    step = next(iter(fused._steps.values()))[0]
+    assert sum(isinstance(module, FusedNorm) for module in step.net.modules()) == 9
+    assert [*step.model.state_dict()] == [
+        *build_model(NET, how.regularization, (3, 8, 8), 3).state_dict()
+    ]
 
 
 def test_what_auto_means_before_anything_was_measured() -> None:

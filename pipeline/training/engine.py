@@ -1,4 +1,4 @@
-"""How a step is run: op by op, compiled, or captured whole as one CUDA graph."""
+"""How a step is run: op by op, with fused norms, compiled, or captured as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.training.recipe import Recipe
 from pipeline.training.step import TrainStep
 from pipeline.training.structure import Structure
 
-Engine = Literal["eager", "captured", "compiled"]
+Engine = Literal["eager", "fused", "captured", "compiled"]
 
 Run = Callable[[], None]
 """One update."""
@@ -32,9 +32,7 @@ MAX_STEPS = 4
 MAX_GRAPHS = 1_000
 
 
-def resolve_engine(
-    setting: Literal["auto", "eager", "captured", "compiled"], device: torch.device
-) -> Engine:
+def resolve_engine(setting: Literal["auto"] | Engine, device: torch.device) -> Engine:
     """What `training.engine` means on a device, before anything was measured."""
     if setting != "auto":
         return setting
@@ -128,9 +126,9 @@ class Steps:
         return build("eager")
 
     def _next_best(self) -> Engine:
-        """What is left where this engine can't be had: graphs need no compiler."""
+        """What is left where this engine can't be had: a GPU's graphs need no compiler."""
         on_gpu = self.data.mean.device.type == "cuda"
-        return "captured" if on_gpu and self.engine == "compiled" else "eager"
+        return "captured" if on_gpu and self.engine != "captured" else "eager"
 
 
 def run_by(step: TrainStep, engine: Engine) -> Run:
@@ -140,9 +138,12 @@ def run_by(step: TrainStep, engine: Engine) -> Run:
     is the first run that tells of a compiler that fails.
 
     Raises:
-        RuntimeError: torch can't compile or capture the step here.
+        RuntimeError: the step can't be run so here.
     """
     if engine == "eager":
+        return step
+    if engine == "fused":
+        step.fuse()
         return step
     if engine == "compiled":
         torch._dynamo.config.recompile_limit = MAX_GRAPHS  # beyond it, a trial would fail

@@ -27,6 +27,7 @@ from pipeline.training.data import DeviceData
 from pipeline.training.flat_model import FlatModel, flatten
 from pipeline.training.recipe import Recipe
 from pipeline.training.structure import Structure
+from pipeline.training.twins import fused
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class TrainStep:
         self._mixing_draws = (
             None if self.mixing is None else self.mixing.draw(shape, self.mixing_stream)
         )
+        self.net = self.model  # what is called in training; `fuse` has it called by another
         # Set by `compile` alone: bound methods of its own would keep a step alive.
         self._forward: Callable[[], tuple[Tensor, Tensor]] | None = None
         self._update: Callable[[tuple[Tensor, ...], Tensor, Tensor], None] | None = None
@@ -164,6 +166,16 @@ class TrainStep:
         build = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend)
         self._forward, self._update = build(self.forward), build(self.update)
 
+    def fuse(self) -> None:
+        """Have norms, pooling and ReLUs run as one operation each, with kernels for a CPU.
+
+        Raises:
+            RuntimeError: it is no CPU, or the kernels can't be had.
+        """
+        if self.device.type != "cpu":
+            raise RuntimeError("the fused kernels are for a CPU")
+        self.net = fused(self.model)
+
     def forward(self) -> tuple[Tensor, Tensor]:
         """Data loss and accuracy on the next batch, 0-d float32."""
         images, targets = self.batch()
@@ -181,7 +193,7 @@ class TrainStep:
             enabled=self.dtype != torch.float32,
             cache_enabled=False,
         ):
-            logits: Tensor = self.model(images)
+            logits: Tensor = self.net(images)
         return logits.float()
 
     @torch.no_grad()

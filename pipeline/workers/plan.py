@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.calibration import Calibration, Precision, as_trained, calibrate
+from pipeline.calibration import Calibration, Precision, as_trained, calibrate, cpu_engines
 from pipeline.config import RunConfig
 from pipeline.datasets import Splits
 from pipeline.errors import UserError
 from pipeline.study.ledger import Ledger
 from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
+from pipeline.training.engine import Engine
 from pipeline.training.loop import Trainer
 
 MAX_AUTO_WORKERS = 8
@@ -87,21 +88,23 @@ def make_plan(
         chosen = tuple(devices[i % len(devices)] for i in range(count))
         return Plan(config, chosen, threads=0)
 
-    def in_precision(precision: Precision) -> Trainer:
-        return _trainer(splits, config.with_overrides({"training.precision": precision}))
+    def measure() -> dict[str, int | str]:
+        data = DeviceData.from_splits(splits, device, config.study.seed)
+
+        def trainer(precision: Precision, engine: Engine) -> Trainer:
+            how = {"training.precision": precision, "training.engine": engine}
+            return Trainers(config.with_overrides(how), data).make(config, seed=0)
+
+        is_open = config.training.engine == "auto"
+        engines = cpu_engines() if is_open else ("eager",)
+        return calibrate(trainer, num_workers, engines).to_dict()
 
     cores = torch.get_num_threads()
-    measured = ledger.fixed("calibration", lambda: calibrate(in_precision, num_workers).to_dict())
+    measured = ledger.fixed("calibration", measure)
     calibration = Calibration(**measured)
     fitting = min(max(1, _num_cores(cores) // calibration.threads), MAX_AUTO_WORKERS)
     count = min(fitting, config.study.trials) if num_workers is None else num_workers
     return Plan(as_trained(config, measured), ("cpu",) * count, calibration.threads)
-
-
-def _trainer(splits: Splits, config: RunConfig) -> Trainer:
-    """A training like those of the study, to be timed on the CPU."""
-    data = DeviceData.from_splits(splits, torch.device("cpu"), config.study.seed)
-    return Trainers(config.with_overrides({"training.engine": "eager"}), data).make(config, seed=0)
 
 
 def _num_cores(threads: int) -> int:

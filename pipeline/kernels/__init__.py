@@ -1,0 +1,1 @@
+"""What torch does on a CPU in several passes over memory, in fewer: C++, built where it runs."""

@@ -1,0 +1,161 @@
+"""Batch normalization, 2x2 max pooling and ReLU on a CPU, each direction in two passes over memory.
+
+torch has an operation for each, which reads and writes all pixels; on narrow nets they take half of
+an update. That a norm and what follows it make one pass is an old idea (in-place ABN,
+https://arxiv.org/abs/1712.02616); this one also keeps nothing for the backward pass but its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from pipeline.kernels.library import library
+
+DTYPES = (torch.float32, torch.bfloat16)
+LAYOUT = torch.channels_last
+
+
+def can_fuse(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    """Whether it is a norm by the batch that learns a scale, and keeps averages that fade, all in
+    float32."""
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and norm.weight.dtype == torch.float32
+    )
+
+
+def halves(pool: nn.Module) -> bool:
+    """Whether it is max pooling of 2x2 pixels into one."""
+    return (
+        type(pool) is nn.MaxPool2d
+        and pool.kernel_size in (2, (2, 2))
+        and pool.stride in (2, (2, 2))
+        and pool.padding in (0, (0, 0))
+        and pool.dilation in (1, (1, 1))
+        and not (pool.return_indices or pool.ceil_mode)
+    )
+
+
+def can_follow(part: nn.Module, taken: Iterable[nn.Module]) -> bool:
+    """Whether a norm, with what was taken of that which follows it, can take this along, too."""
+    return type(part) is nn.ReLU or (halves(part) and not any(map(halves, taken)))
+
+
+class FusedNorm(nn.Module):
+    """A norm, and the pooling and ReLU that follow it in either order, as one operation.
+
+    Same numbers but for rounding: sums are float64 where torch's are float32, and nothing between
+    the norm and the end is rounded to bfloat16. Inputs other than float32 or bfloat16 images on a
+    CPU are given to the parts one by one.
+
+    Args:
+        norm: one that `can_fuse`; its parameters, running averages and mode stay its own.
+        following: what `can_follow` it, in its order; it may be nothing.
+
+    Raises:
+        KernelError: the kernels can't be had on this machine.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d, *following: nn.Module) -> None:
+        super().__init__()
+        library()
+        self.norm, self.following = norm, nn.ModuleList(following)
+        self.pool = next((part for part in following if halves(part)), None)
+        self.relu = any(isinstance(part, nn.ReLU) for part in following)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same, or (N, C, H // 2, W // 2) where it is pooled."""
+        norm = self.norm
+        num_values = x.numel() // x.shape[1]
+        if x.is_cuda or x.dtype not in DTYPES or (norm.training and num_values < 2):
+            for part in (norm, *self.following):
+                x = part(x)
+            return x
+        x = x.contiguous(memory_format=LAYOUT)
+        pooled = self.pool is not None and x.shape[2] % 2 == x.shape[3] % 2 == 0
+        y: Tensor
+        if norm.training:
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+            y = _Norm.apply(x, norm.weight, norm.bias, norm, pooled, self.relu)
+        else:
+            y = _by_averages(x, norm, pooled, self.relu)
+        # ReLU and the maximum of pixels commute
+        return y if pooled or self.pool is None else self.pool(y)
+
+
+class _Norm(torch.autograd.Function):
+    """In train mode, differentiable."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        norm: nn.BatchNorm2d,
+        pooled: bool,
+        relu: bool,
+    ) -> Tensor:
+        y, saved = _output(x, pooled), torch.empty(4, x.shape[1])
+        ctx.how = (*x.shape, x.dtype == torch.bfloat16, pooled, relu)
+        library().norm_forward(
+            *_addresses(x, y, weight, bias, *_averages(norm), saved),
+            *ctx.how,
+            torch.get_num_threads(),
+            norm.momentum,
+            norm.eps,
+        )
+        ctx.save_for_backward(x, saved)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, saved = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=LAYOUT)
+        dx = torch.empty_like(x)
+        dweight, dbias = torch.empty(2, x.shape[1]).unbind()
+        library().norm_backward(
+            *_addresses(x, gradient, dx, dweight, dbias, saved),
+            *ctx.how,
+            torch.get_num_threads(),
+        )
+        return dx, dweight, dbias, None, None, None
+
+
+def _by_averages(x: Tensor, norm: nn.BatchNorm2d, pooled: bool, relu: bool) -> Tensor:
+    """In eval mode, without gradients."""
+    mean, variance = _averages(norm)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    shift = norm.bias - mean * scale
+    y = _output(x, pooled)
+    how = (*x.shape, x.dtype == torch.bfloat16, pooled, relu)
+    library().norm_apply(*_addresses(x, y, scale, shift), *how, torch.get_num_threads())
+    return y
+
+
+def _averages(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The running mean and variance, each (C,) float32."""
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        raise TypeError("a norm without running averages can't be fused")
+    return mean, variance
+
+
+def _output(x: Tensor, pooled: bool) -> Tensor:
+    count, channels, height, width = x.shape
+    shape = (count, channels, height // 2, width // 2) if pooled else x.shape
+    return torch.empty(shape, dtype=x.dtype, memory_format=LAYOUT)
+
+
+def _addresses(*tensors: Tensor) -> Iterator[int]:
+    return (tensor.data_ptr() for tensor in tensors)
