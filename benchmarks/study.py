@@ -19,8 +19,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.programs import environment
-from benchmarks.results import publish
-from pipeline.datasets import load_splits
 from pipeline.datasets.image_folder import ImageFolderSettings
 
 CONTENDERS = {"regsearch": "regsearch", "Optuna + MLflow": "optuna_mlflow", "Ray Tune": "ray_tune"}
@@ -71,6 +69,10 @@ class Outcome:
 
 def run(quick: bool, folder: Path, out: Path | None, rounds: int) -> None:
     """Let the contenders take turns, and publish the table."""
+    # Contenders import this file, and one of them has no use for torch in its own process.
+    from benchmarks.results import publish
+    from pipeline.datasets import load_splits
+
     setting = Setting(str(folder.resolve()), seed=0)
     if quick:
         setting = Setting(str(folder.resolve()), trials=4, epochs=2, images=1_280)

@@ -49,6 +49,7 @@ class Coordinator:
 
     Args:
         reader: of the study's journal, from where this run begins.
+        when_started: called once, when all workers have been started; what it raises stops them.
         when_idle: called once, when a worker finds nothing more to do while others train on.
     """
 
@@ -59,10 +60,11 @@ class Coordinator:
         journal: JournalWriter,
         reader: JournalReader,
         view: View,
+        when_started: Callable[[], None] | None = None,
         when_idle: Callable[[], None] | None = None,
     ) -> None:
         self.ledger, self.pool, self.view = ledger, pool, view
-        self._when_idle = when_idle
+        self._when_started, self._when_idle = when_started, when_idle
         self.journal, self.reader = journal, reader
         self._standing: Standing | None = None
         self._swept_at = time.monotonic()
@@ -79,6 +81,8 @@ class Coordinator:
         """
         try:
             self.pool.start()
+            if self._when_started is not None:
+                self._when_started()
             while self.pool.num_workers:
                 raise_if_lost()
                 self._tick()

@@ -4,45 +4,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.analysis.audit import Audit, audit
-from pipeline.calibration import as_trained, measured_for, tags_as_measured
 from pipeline.config import RunConfig
 from pipeline.config.space_file import Space
-from pipeline.coordinator import standing
 from pipeline.datasets import Splits, load_splits
-from pipeline.events import StudyEnded, StudyProgress, StudyStarted, StudyStatus, now_ms
-from pipeline.exported_model import load_ahead
-from pipeline.final import Crowned, crown, train_finalists, train_refit
-from pipeline.finalists import Verdict
-from pipeline.followups import FLUSH_SEC, Workshop
-from pipeline.interrupts import raise_if_lost
+from pipeline.events import StudyEnded, StudyStarted, StudyStatus, now_ms
 from pipeline.journal import JournalWriter, journal_folder
 from pipeline.kernels.library import missing
-from pipeline.mirroring import AWAY_SEC, agree, deliver, open_mirror
 from pipeline.models import build_model
 from pipeline.places import DEFAULT_STORAGE
 from pipeline.presence import present
 from pipeline.progress import View
-from pipeline.registration import AWAY, LOST, Registrar, Registration
-from pipeline.retold import retell
-from pipeline.standing import Standing
-from pipeline.study.followup import FollowUp
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings, require_known_data
 from pipeline.study.storage import check_url, open_storage
 from pipeline.study.warm_start import carry, find_warm_start
-from pipeline.tracking import Mirror
-from pipeline.tracking import Report as DeliveryReport
-from pipeline.training.data import DeviceData
 from pipeline.workers.plan import Plan, device_name, make_plan, resolve_devices
 from pipeline.workforce import run_workers
+
+if TYPE_CHECKING:
+    from pipeline.outcome import Outcome
+    from pipeline.tracking import Mirror
+    from pipeline.tracking import Report as DeliveryReport
 
 
 @dataclass(frozen=True)
@@ -61,49 +49,12 @@ class Options:
     extend: bool = False
 
 
-@dataclass
-class Outcome:
-    """What a run of a study came to.
-
-    Attributes:
-        experiment_id: of its experiment in MLflow.
-    """
-
-    config: RunConfig
-    standing: Standing
-    crowned: Crowned = field(default_factory=Crowned)
-    audit: Audit | None = None
-    too_many_failures: str = ""
-    is_final_given_up: bool = False
-    timed_out: bool = False
-    delivery: DeliveryReport = field(default_factory=DeliveryReport)
-    seconds: float = 0.0
-    experiment_id: str = ""
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """On the finalists; None where there is no champion."""
-        return self.crowned.verdict
-
-    @property
-    def registered(self) -> list[Registration]:
-        """What became of the champion and the baselines in the registry."""
-        return self.crowned.registered
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the study got as far as it could, with a champion to show for it; MLflow may be
-        away."""
-        given_up = self.too_many_failures or self.is_final_given_up
-        lost = any(entry.problem not in ("", AWAY) for entry in self.registered)
-        return self.verdict is not None and not given_up and not lost
-
-
 def run_search(space: Space, options: Options, view: View) -> Outcome:
     """Run a study up to its number of finished trials, and register its winner and baselines.
 
     Raises:
-        UserError: bad images, device, store or settings, before any trial.
+        UserError: bad images, device, store or settings, before any trial; or no MLflow answers,
+            when the first have begun: they are given back.
         KeyboardInterrupt: when interrupted; the running trials were given back to the study.
     """
     started = time.monotonic()
@@ -132,74 +83,62 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     if batch_size > num_images:
         words = f"with {num_images} training images, an update takes all of them"
         view.note(f"training.batch_size is {batch_size}: {words}")
-    mirror = open_mirror(ledger)
-    status: StudyStatus = "FAILED"
-    patience_sec = 2 * AWAY_SEC
     limit = options.timeout_sec
     deadline = math.inf if limit is None else time.time() + limit
+    status: StudyStatus = "FAILED"
+    patience = 2.0
+    mirrors: list[Mirror] = []  # one, once the workers have begun
     with present(ledger.uuid), closing(JournalWriter(journal_folder(ledger.uuid))) as journal:
         try:
             journal.put(StudyStarted(now_ms()))
             before = ledger.num_finished()
             given_up = run_workers(
-                ledger, plan, options.storage, deadline, journal, view, when_idle=load_ahead
+                ledger,
+                plan,
+                options.storage,
+                deadline,
+                journal,
+                view,
+                when_started=lambda: mirrors.append(_open_mirror(ledger)),
+                when_idle=_load_exporter,
             )
-            retell(ledger, journal)
-            shop = Workshop(ledger, plan, options.storage, mirror, view, deadline)
-            outcome = Outcome(config, standing(ledger), too_many_failures=given_up)
-            outcome.experiment_id = mirror.experiment_id
-            finals = _train_finals(shop, len(splits.selection), outcome)
-            outcome.audit = audit(ledger.trials(), ledger.config)
-            attrs = ledger.study.user_attrs
-            journal.try_put(_told(outcome.audit, outcome.standing.ended, attrs))
-            if deliver(mirror, FLUSH_SEC):
-                reached: Mirror | None = mirror
-                agree(ledger, mirror)
-            else:
-                reached, patience_sec = None, AWAY_SEC / 2
-            if ledger.num_finished() > before:
-                ledger.keep("has_news", True)  # until the champion is registered
-            data = DeviceData.from_splits(splits, torch.device(devices[0]), config.study.seed)
-            trained = as_trained(config, measured_for(attrs, devices[0]))
-            registrar = Registrar(trained, ledger, data, splits)
-            raise_if_lost()
-            outcome.crowned = crown(registrar, *finals, reached)
-            if any(entry.problem == LOST for entry in outcome.registered):
-                finals = _train_finals(shop, len(splits.selection), outcome)
-                outcome.crowned = crown(registrar, *finals, reached)
+            from pipeline.followups import Workshop
+            from pipeline.outcome import conclude
+
+            shop = Workshop(ledger, plan, options.storage, mirrors[0], view, deadline)
+            outcome, told = conclude(shop, splits, journal, given_up, before)
+            patience = 2.0 if told else 0.5
             status = "FAILED" if outcome.too_many_failures else "FINISHED"
         except KeyboardInterrupt:
-            status, patience_sec = "KILLED", AWAY_SEC
+            status, patience = "KILLED", 1.0
             raise
         finally:
             journal.try_put(StudyEnded(status, now_ms()))
-            delivery = mirror.close(patience_sec)
-    outcome.delivery = delivery
+            reports = [_close_mirror(mirror, patience) for mirror in mirrors]
+    outcome.delivery = reports[0]
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
-def _train_finals(
-    shop: Workshop, num_images: int, outcome: Outcome
-) -> tuple[FollowUp | None, FollowUp | None]:
-    """The finalists and the refit, as far as there shall be any; the outcome says how far they got.
-
-    Args:
-        num_images: how many selection images there are.
-    """
-    finalists = train_finalists(shop, num_images)
-    refit = train_refit(shop, finalists)
-    finals = [books for books in (finalists, refit) if books]
-    unfinished = not all(books.is_over() for books in (shop.ledger, *finals))
-    outcome.is_final_given_up = any(books.given_up for books in finals)
-    outcome.timed_out = time.time() >= shop.deadline and unfinished
-    return finalists, refit
+# MLflow takes seconds to load, and a new store of its own another one: the workers train meanwhile.
 
 
-def _told(found: Audit, num_ended: int, attrs: Mapping[str, Any]) -> StudyProgress:
-    """What MLflow's run of the study shows once the search is over."""
-    tags = found.tags() | tags_as_measured(attrs)
-    return StudyProgress(num_ended, found.metrics(), now_ms(), tags)
+def _open_mirror(ledger: Ledger) -> Mirror:
+    from pipeline.mirroring import open_mirror
+
+    return open_mirror(ledger)
+
+
+def _close_mirror(mirror: Mirror, patience: float) -> DeliveryReport:
+    from pipeline.mirroring import AWAY_SEC
+
+    return mirror.close(patience * AWAY_SEC)
+
+
+def _load_exporter() -> None:
+    from pipeline.exported_model import load_ahead
+
+    load_ahead()
 
 
 def _dataset(config: RunConfig, splits: Splits) -> dict[str, object]:

@@ -27,6 +27,7 @@ def run_workers(
     deadline: float,
     journal: JournalWriter,
     view: View,
+    when_started: Callable[[], None] | None = None,
     when_idle: Callable[[], None] | None = None,
 ) -> str:
     """Have the workers claim and run trials until there are none, time is up, or too many fail.
@@ -34,6 +35,7 @@ def run_workers(
     Args:
         storage: the URL of the ledger's store.
         deadline: no trial is begun after this `time.time()`; infinite for none.
+        when_started: called once, when all workers have been started.
         when_idle: called once, when a worker finds nothing more to do while others train on.
 
     Returns:
@@ -61,7 +63,7 @@ def run_workers(
         for index, device in enumerate(plan.devices)
     ]
     pool = Pool([] if ledger.is_over() else jobs)
-    Coordinator(ledger, pool, journal, reader, view, when_idle).watch()
+    Coordinator(ledger, pool, journal, reader, view, when_started, when_idle).watch()
     _remove_left_over(ledger)
     failures = ledger.failures_in_a_row(forgiven)
     if len(failures) < ledger.config.study.max_consecutive_failures:

@@ -46,6 +46,7 @@ LAYERS = [
     {"workforce"},
     {"followups"},
     {"final"},
+    {"outcome"},
     {"status", "search", "revisit"},
     {"sync", "doctor", "reproduction"},
     {"report"},

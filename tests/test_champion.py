@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from pipeline.datasets import load_splits
 from pipeline.errors import UserError
 from pipeline.models.ensemble import Ensemble
+from pipeline.outcome import Outcome
 from pipeline.progress import LogView
 from pipeline.report.summary import summary
-from pipeline.search import Options, Outcome, run_search
+from pipeline.search import Options, run_search
 from pipeline.study.store import SCORED
 from pipeline.trainers import build_seeded
 from pipeline.training.data import DeviceData

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from pipeline.coordinator import standing
 from pipeline.errors import UserError
+from pipeline.outcome import Outcome
 from pipeline.report.summary import summary
-from pipeline.search import Outcome
 from pipeline.study.constraints import constraint_tags, violations
 from pipeline.study.ledger import Ledger
 from pipeline.study.store import SCORED

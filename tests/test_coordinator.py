@@ -63,4 +63,4 @@ def watch(monkeypatch: pytest.MonkeyPatch, pool: Any, when_idle: Callable[[], No
         monkeypatch.setattr(coordinator.Coordinator, part, lambda *_, **__: None)
     store = SimpleNamespace(note_hindrance=print, let_go=print)
     given: Any = SimpleNamespace(note=print, store=store)
-    coordinator.Coordinator(given, pool, given, given, given, when_idle).watch()
+    coordinator.Coordinator(given, pool, given, given, given, None, when_idle).watch()

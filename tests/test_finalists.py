@@ -21,10 +21,11 @@ from pipeline.decision import points
 from pipeline.decision import verdict as verdict_of
 from pipeline.final import UNFINISHED
 from pipeline.finalists import Finalist, Verdict, best_training, ranked
+from pipeline.outcome import Outcome
 from pipeline.progress import LogView
 from pipeline.report.sections.head import gain_words
 from pipeline.report.summary import summary
-from pipeline.search import Options, Outcome, run_search
+from pipeline.search import Options, run_search
 from pipeline.seeding import TrialSeeds
 from pipeline.study.constraints import CONSTRAINTS_PREFIX
 from pipeline.study.followup import ANSWERS, SEED, FollowUp, Point

@@ -12,8 +12,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from rich.console import Console
 
+from pipeline.outcome import Outcome
 from pipeline.progress import LogView
-from pipeline.search import Options, Outcome, run_search
+from pipeline.search import Options, run_search
 from pipeline.study.followup import WEIGHTS
 from pipeline.sync import sync_studies
 from tests.spaces import TINY, tiny_space

@@ -16,11 +16,12 @@ from pipeline.datasets import load_splits
 from pipeline.doctor import examine
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate
+from pipeline.outcome import Outcome
 from pipeline.places import DEFAULT_STORAGE
 from pipeline.progress import LogView
 from pipeline.registry import has_files
 from pipeline.report.summary import summary
-from pipeline.search import Options, Outcome, run_search
+from pipeline.search import Options, run_search
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import recall
 from pipeline.study.storage import open_storage

@@ -15,11 +15,12 @@ from pipeline.coordinator import standing
 from pipeline.datasets import load_splits
 from pipeline.errors import UserError
 from pipeline.final import Crowned
+from pipeline.outcome import Outcome
 from pipeline.progress import LogView
 from pipeline.report.summary import summary
 from pipeline.revisit import Means, ablate
 from pipeline.scoring import Scorer
-from pipeline.search import Options, Outcome, run_search
+from pipeline.search import Options, run_search
 from pipeline.study.baselines import BASELINES
 from pipeline.study.carried import CARRIED_FROM
 from pipeline.study.ledger import Ledger

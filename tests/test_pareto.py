@@ -23,13 +23,14 @@ from pipeline.decision import choose
 from pipeline.errors import UserError
 from pipeline.events import TrialScored
 from pipeline.journal import JournalReader, JournalWriter
+from pipeline.outcome import Outcome
 from pipeline.progress import LogView
 from pipeline.report.bounds import bounds_report
 from pipeline.report.evidence import gather
 from pipeline.report.html import render
 from pipeline.report.summary import summary
 from pipeline.retold import retell
-from pipeline.search import Options, Outcome, run_search
+from pipeline.search import Options, run_search
 from pipeline.status import open_ledgers
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember_settings

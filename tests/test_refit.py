@@ -19,12 +19,12 @@ from pipeline.datasets import Splits, load_splits
 from pipeline.errors import UserError
 from pipeline.finalists import Finalist
 from pipeline.nets import Nets
+from pipeline.outcome import Outcome
 from pipeline.progress import LogView
 from pipeline.recorded_trial import find_record
 from pipeline.refit import chosen_epoch, refit_points
 from pipeline.report.champion import champion_lines
 from pipeline.reproduction import reproduce
-from pipeline.search import Outcome
 from pipeline.seeding import TrialSeeds
 from pipeline.study.followup import SEED
 from pipeline.study.ledger import Ledger

@@ -26,12 +26,13 @@ from pipeline.datasets import DigitsSettings
 from pipeline.decision import points
 from pipeline.errors import UserError
 from pipeline.finalists import KIND, Finalist, Verdict
+from pipeline.outcome import Outcome
 from pipeline.progress import LogView
 from pipeline.report.advice import advice
 from pipeline.report.evidence import gather
 from pipeline.report.html import SECTIONS, render, write_report
 from pipeline.report.sections.head import verdict_words
-from pipeline.search import Options, Outcome, run_search
+from pipeline.search import Options, run_search
 from pipeline.study.followup import ANSWERS, FollowUp
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember_settings

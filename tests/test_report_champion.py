@@ -17,13 +17,13 @@ from pipeline.champion import Champion, Refit
 from pipeline.champion_record import recall_champion, remember_champion
 from pipeline.finalists import KIND, best_training
 from pipeline.nets import Nets
+from pipeline.outcome import Outcome
 from pipeline.progress import LogView
 from pipeline.report.evidence import Evidence, gather
 from pipeline.report.html import render, write_report
 from pipeline.report.sections.champion import champion_section
 from pipeline.report.sources import Sources, Version
 from pipeline.revisit import Means, ablate
-from pipeline.search import Outcome
 from pipeline.study.followup import REFIT, FollowUp, Point
 from pipeline.study.ledger import Ledger
 from tests.conftest import enter

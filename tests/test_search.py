@@ -25,9 +25,10 @@ from pipeline.datasets import ImageSet, load_splits
 from pipeline.errors import UserError
 from pipeline.final import Crowned
 from pipeline.finalists import Finalist, Verdict
+from pipeline.outcome import Outcome
 from pipeline.progress import LogView
 from pipeline.report.summary import summary
-from pipeline.search import Options, Outcome, run_search
+from pipeline.search import Options, run_search
 from pipeline.standing import Standing
 from pipeline.study.store import SCORED
 from pipeline.training.data import to_device

@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from pipeline.coordinator import standing, study_metrics
+from pipeline.outcome import Outcome
 from pipeline.report.summary import summary
-from pipeline.search import Outcome
 from tests.test_ledger import open_ledger
 
 

@@ -49,13 +49,14 @@ def run(
     num_workers = _workers(workers)
     console = Console()
     with _stoppable(console):
-        with console.status("loading torch, Optuna and MLflow ..."):
+        with console.status("loading torch and Optuna ..."):
             warm_up()
-            from pipeline.report.summary import summary
             from pipeline.search import Options, run_search
         options = Options(device, storage, timeout, num_workers, extend)
         with open_view(console, f"regsearch: study {loaded.config.study.name}") as view:
             outcome = run_search(loaded, options, view)
+    from pipeline.report.summary import summary
+
     console.print(summary(outcome), crop=False)  # commands stay whole
     raise typer.Exit(0 if outcome.succeeded else 1)
 

@@ -86,7 +86,12 @@ def library_path() -> Path:
     Raises:
         KernelError: the user has no home folder.
     """
-    parts = (SOURCE.read_text(encoding="utf-8"), repr((FLAGS, BETTER)), platform.machine(), _processor())
+    parts = (
+        SOURCE.read_text(encoding="utf-8"),
+        repr((FLAGS, BETTER)),
+        platform.machine(),
+        _processor(),
+    )
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()

@@ -17,11 +17,11 @@ from rich.text import Text
 from pipeline.ablation_design import first_that_regularizes
 from pipeline.errors import redact
 from pipeline.finalists import Finalist, Verdict
+from pipeline.outcome import Outcome
 from pipeline.registration import CHAMPION, OFFERED
 from pipeline.report.ablation import ONE_SEED
 from pipeline.report.champion import champion_lines
 from pipeline.report.tradeoff import trade_off_lines
-from pipeline.search import Outcome
 from pipeline.study.baselines import baselines
 from pipeline.tracking import Report
 from pipeline.words import duration, fresh_seeds, points, show_gain, show_mean, show_metric, spell
