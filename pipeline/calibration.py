@@ -28,7 +28,7 @@ from pipeline.training.precision import resolve_precision
 CALIBRATIONS = {"cpu": "regsearch.calibration", "cuda": "regsearch.gpu_calibration"}
 """Which attribute of a study has what was measured: it may go on on another device."""
 ROUNDS = 3
-ROUND_SEC = 0.1
+ROUND_SEC = 0.05
 SHARING = 0.85
 """What workers side by side keep of the speed that each has alone: they share memory and caches."""
 WORTHWHILE_GAIN = 1.1

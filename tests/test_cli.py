@@ -196,6 +196,28 @@ def test_the_command_ends_with_its_exit_handlers_run_and_nothing_torn_down(tmp_p
         assert (done.stdout, done.returncode) == (printed, exit_code)
 
 
+def test_an_interrupt_before_the_commands_are_loaded_ends_it_without_a_traceback(
+    tmp_path: Path,
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "pipeline", "validate", "absent.yaml"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    read = []
+    while not read or "typer" not in read[-1]:
+        read.append(process.stderr.readline())
+        assert read[-1], read
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=30)
+    assert (process.returncode, printed) == (-signal.SIGINT, "")
+    assert "Traceback" not in errors
+
+
 Launch = Callable[..., subprocess.Popen[str]]
 
 

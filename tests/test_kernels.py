@@ -139,17 +139,18 @@ def test_equal_pixels_share_no_gradient() -> None:
     torch.testing.assert_close(both[0].grad, both[1].grad, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_what_is_not_a_number_stays_visible(parts: list[nn.Module]) -> None:
+def test_what_is_not_a_number_stays_visible(parts: list[nn.Module], number: float) -> None:
     """A ReLU or a maximum that hid it would hide that a training has diverged."""
     x = torch.zeros(2, 16, 4, 4, dtype=torch.bfloat16)
-    x[0, 3, 0, 0] = torch.nan
+    x[0, 3, 0, 0] = number
     norm = nn.BatchNorm2d(16)
     y = FusedNorm(norm, *parts)(x)
     assert y[:, 3].isnan().all()
     assert y.isnan().sum() == y[:, 3].numel()
-    assert norm.running_mean is not None
-    assert norm.running_mean.isnan().nonzero().tolist() == [[3]]
+    assert norm.running_var is not None
+    assert norm.running_var.isnan().nonzero().tolist() == [[3]]
 
 
 def test_a_channel_that_does_not_vary_has_no_variance() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from typing import Annotated, NoReturn
@@ -67,7 +68,7 @@ for _command in (
 
 
 def command() -> NoReturn:
-    """The entry point: `main`, and an end as a process of multiprocessing has it: what is open is
+    """The whole process: `main`, and an end as a process of multiprocessing has it: what is open is
     closed, and nothing torn down. To free all that torch and MLflow have made can take two seconds.
     """
     try:
@@ -92,6 +93,8 @@ def main() -> None:
     # Threads that spin while they wait stall one another on a busy machine; set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see `pipeline.__main__`
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         app()
     except UserError as error:
         _complain(str(error))

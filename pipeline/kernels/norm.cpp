@@ -50,8 +50,6 @@ INLINE void store(BFloat16 *to, Floats values, int count) {  // to the nearest, 
     std::memcpy(to, &halves, 2 * count);
 }
 
-INLINE Floats all(float value) { return Floats{} + value; }
-
 // Calls work(channel, count) for every 16 channels, where `count` is known when it is compiled.
 template <typename Work> INLINE void for_channels(int64_t channels, Work work) {
     int64_t channel = 0;
@@ -104,7 +102,8 @@ void moments(const T *x, int64_t pixels, int64_t channels, double *mean, double 
             squares += sums[(2 * part + 1) * channels + c];
         }
         mean[c] = sum / pixels;
-        variance[c] = std::max(0.0, squares / pixels - mean[c] * mean[c]);
+        variance[c] = squares / pixels - mean[c] * mean[c];
+        if (variance[c] < 0) variance[c] = 0;  // what isn't a number stays so
     }
 }
 
