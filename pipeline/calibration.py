@@ -97,9 +97,12 @@ def tags_as_measured(attrs: Mapping[str, Any]) -> dict[str, str]:
     return {**tags, **{f"regsearch.{name}": value for name, value in found.items()}}
 
 
-def cpu_engines() -> tuple[Engine, ...]:
-    """Those that `auto` chooses from on a CPU: compiling has been slower wherever it was tried."""
-    return ("eager",) if missing() else ("eager", "fused")
+def cpu_engines(setting: Literal["auto"] | Engine = "auto") -> tuple[Engine, ...]:
+    """Those that are timed on a CPU for what `training.engine` says. `auto` doesn't choose the
+    compiler, which has been slower wherever it was tried, and takes too long to be timed."""
+    if setting in ("auto", "fused") and not missing():
+        return ("eager", "fused") if setting == "auto" else ("fused",)
+    return ("eager",)
 
 
 def calibrate(

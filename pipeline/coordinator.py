@@ -83,6 +83,7 @@ class Coordinator:
             self.pool.start()
             if self._when_started is not None:
                 self._when_started()
+                self._ticked_at = time.time()
             while self.pool.num_workers:
                 raise_if_lost()
                 self._tick()

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,30 +30,35 @@ PARTS = {
 }
 
 
+def in_all_channels(*pixels: float) -> Tensor:
+    """An image of 2x2 pixels, the same in each of 16 channels."""
+    return torch.tensor(pixels).view(1, 1, 2, 2).repeat(1, 16, 1, 1)
+
+
 def test_a_norm_worked_out_by_hand() -> None:
-    """One channel, four pixels: 1, 3, 5, 7 have mean 4 and variance 5."""
-    norm = nn.BatchNorm2d(1, eps=4.0, momentum=0.5)
+    """1, 3, 5 and 7 have mean 4 and variance 5."""
+    norm = nn.BatchNorm2d(16, eps=4.0, momentum=0.5)
     with torch.no_grad():
         norm.weight.fill_(3.0)
         norm.bias.fill_(1.0)
-    x = torch.tensor([1.0, 3.0, 5.0, 7.0]).view(1, 1, 2, 2).requires_grad_()
+    x = in_all_channels(1.0, 3.0, 5.0, 7.0).requires_grad_()
     # (x - 4) / sqrt(5 + 4) * 3 + 1
     y = FusedNorm(norm)(x)
-    assert y.flatten().tolist() == pytest.approx([-2.0, 0.0, 2.0, 4.0], abs=1e-6)
-    assert FusedNorm(norm, nn.ReLU(), nn.MaxPool2d(2))(x).tolist() == [[[[pytest.approx(4.0)]]]]
+    torch.testing.assert_close(y, in_all_channels(-2.0, 0.0, 2.0, 4.0))
+    pooled = FusedNorm(norm, nn.ReLU(), nn.MaxPool2d(2))(x)
+    torch.testing.assert_close(pooled, torch.full((1, 16, 1, 1), 4.0))
     # From 0 and 1, twice half the way to 4 and to the unbiased variance, 20 / 3.
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.running_mean.item() == pytest.approx(3.0)
-    assert norm.running_var.item() == pytest.approx((1 + 20 / 3) / 4 + 10 / 3)
+    torch.testing.assert_close(norm.running_mean, torch.full((16,), 3.0))
+    torch.testing.assert_close(norm.running_var, torch.full((16,), (1 + 20 / 3) / 4 + 10 / 3))
     assert norm.num_batches_tracked is not None
     assert norm.num_batches_tracked.item() == 2
     # Normalized, x is -1, -1/3, 1/3, 1; of a gradient for the last pixel alone, 1/4 is its mean
-    # and 1/4 its product with these. dx = 3 / 3 * (g - 1/4 - 1/4 * normalized * (5 + 4) / (5 + 4)).
-    gradient = torch.tensor([0.0, 0.0, 0.0, 1.0]).view(1, 1, 2, 2)
+    # and 1/4 that of its product with these. dx = 3 / 3 * (g - 1/4 - 1/4 * normalized).
+    gradient = in_all_channels(0.0, 0.0, 0.0, 1.0)
     dx, dweight, dbias = torch.autograd.grad(y, [x, norm.weight, norm.bias], gradient)
-    assert dx.flatten().tolist() == pytest.approx([0.0, -1 / 6, -1 / 3, 0.5], abs=1e-6)
-    assert (dweight.item(), dbias.item()) == (pytest.approx(1.0), pytest.approx(1.0))
+    torch.testing.assert_close(dx, in_all_channels(0.0, -1 / 6, -1 / 3, 0.5))
+    torch.testing.assert_close(dweight, torch.ones(16))
+    torch.testing.assert_close(dbias, torch.ones(16))
 
 
 def in_turn(norm: nn.Module, parts: list[nn.Module], x: Tensor) -> Tensor:
@@ -75,12 +82,12 @@ def random_norm(channels: int) -> nn.BatchNorm2d:
 def test_the_same_as_torch_in_float64(
     parts: list[nn.Module], dtype: torch.dtype, tolerance: float
 ) -> None:
-    """Numbers of channels around 16, the kernels' width; images of several tiles."""
+    """Multiples of 16 channels, the kernels' width; images of less than a tile and of several."""
     torch.manual_seed(0)
     sizes = [(8, 6), (32, 48)]
     if dtype == torch.float32:  # pooled by torch, which finds equals among what it has rounded
         sizes.append((7, 6))
-    for channels, (height, width) in product((4, 16, 21, 48), sizes):
+    for channels, (height, width) in product((16, 48, 80), sizes):
         x = (torch.randn(5, channels, height, width) * 3 + 20).to(dtype)
         x = x.contiguous(memory_format=CHANNELS_LAST).requires_grad_()
         exact = x.detach().double().requires_grad_()
@@ -116,8 +123,8 @@ def test_sums_do_not_depend_on_threads() -> None:
     """A study keeps its threads for the sake of torch's own sums; these don't need it to."""
     before = torch.get_num_threads()
     torch.manual_seed(0)
-    x = torch.randn(16, 20, 18, 18, requires_grad=True)
-    norm = random_norm(20)
+    x = torch.randn(16, 32, 18, 18, requires_grad=True)
+    norm = random_norm(32)
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -130,10 +137,10 @@ def test_sums_do_not_depend_on_threads() -> None:
 
 def test_equal_pixels_share_no_gradient() -> None:
     """Of equals the first pixel is the largest, as torch has it: in bfloat16 there are many."""
-    norm = nn.BatchNorm2d(1, affine=True)
-    x = torch.tensor([[2.0, 2.0, 1.0, 0.0], [2.0, 0.0, 1.0, 1.0]]).view(1, 1, 2, 4)
-    both = [x.clone().requires_grad_() for _ in range(2)]
-    pool = nn.MaxPool2d(2)
+    pool, norm = nn.MaxPool2d(2), nn.BatchNorm2d(16)
+    both = [in_all_channels(2.0, 2.0, 1.0, 2.0).repeat(2, 1, 2, 2) for _ in range(2)]
+    both[0].requires_grad_()
+    both[1].requires_grad_()
     FusedNorm(norm, pool)(both[0]).sum().backward()
     pool(norm(both[1])).sum().backward()
     torch.testing.assert_close(both[0].grad, both[1].grad, rtol=1e-5, atol=1e-6)
@@ -153,31 +160,48 @@ def test_what_is_not_a_number_stays_visible(parts: list[nn.Module], number: floa
     assert norm.running_var.isnan().nonzero().tolist() == [[3]]
 
 
+@pytest.mark.parametrize("at", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_in_eval_mode_one_pixel_that_is_no_number_is_seen_in_its_window(
+    at: tuple[int, int],
+) -> None:
+    x = torch.randn(1, 16, 4, 4)
+    x[0, 3, at[0], 2 + at[1]] = torch.nan
+    with torch.inference_mode():
+        y = FusedNorm(nn.BatchNorm2d(16).eval(), nn.MaxPool2d(2), nn.ReLU())(x)
+    assert y.isnan().nonzero().tolist() == [[0, 3, 0, 1]]
+
+
 def test_a_channel_that_does_not_vary_has_no_variance() -> None:
-    norm = nn.BatchNorm2d(1, momentum=1.0)
-    FusedNorm(norm)(torch.full((8, 1, 40, 40), 1e3))
-    assert norm.running_var is not None
-    assert norm.running_var.item() == 0.0
+    norm = nn.BatchNorm2d(16, momentum=1.0)
+    FusedNorm(norm)(torch.full((8, 16, 40, 40), 1e3))
+    torch.testing.assert_close(norm.running_var, torch.zeros(16))
 
 
 def test_what_the_kernels_cannot_take_goes_to_the_parts() -> None:
-    norm = random_norm(3)
-    x = torch.randn(2, 3, 4, 4)
-    halves = FusedNorm(norm, nn.ReLU())(x.half())
-    torch.testing.assert_close(halves, nn.ReLU()(deepcopy(norm)(x.half())))
+    norm, x = random_norm(16), torch.randn(2, 16, 4, 4)
+    fused = FusedNorm(norm, nn.ReLU())
+    torch.testing.assert_close(fused(x.half()), nn.ReLU()(deepcopy(norm)(x.half())))
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-        FusedNorm(norm)(torch.ones(1, 3, 1, 1))
+        fused(torch.ones(1, 16, 1, 1))
+    with pytest.raises(RuntimeError, match="running_mean should contain 4096 elements"):
+        fused(torch.ones(2, 4096, 1, 1))
+    norm.eval()
+    assert fused(x).requires_grad, "a norm whose averages are fixed passes gradients on"
+    assert fused(torch.ones(2, 16, 4, 0)).shape == (2, 16, 4, 0)
+    with pytest.raises(ValueError, match="can't take BatchNorm2d"):
+        FusedNorm(nn.BatchNorm2d(3))
 
 
 def test_which_modules_are_taken() -> None:
-    assert can_fuse(nn.BatchNorm2d(3))
+    assert can_fuse(nn.BatchNorm2d(32))
     for other in (
-        nn.BatchNorm2d(3, affine=False),
-        nn.BatchNorm2d(3, track_running_stats=False),
-        nn.BatchNorm2d(3, momentum=None),
-        nn.BatchNorm2d(3).double(),
-        nn.SyncBatchNorm(3),
-        nn.GroupNorm(1, 3),
+        nn.BatchNorm2d(24),
+        nn.BatchNorm2d(32, affine=False),
+        nn.BatchNorm2d(32, track_running_stats=False),
+        nn.BatchNorm2d(32, momentum=None),
+        nn.BatchNorm2d(32).double(),
+        nn.SyncBatchNorm(32),
+        nn.GroupNorm(1, 32),
     ):
         assert not can_fuse(other)
     assert can_follow(nn.ReLU(), [])
@@ -208,6 +232,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     building._load.cache_clear()
 
 
+def kernels(folder: Path) -> Path:
+    return folder / "cache" / "regsearch" / "kernels"
+
+
 def script(path: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
@@ -215,8 +243,10 @@ def script(path: Path, text: str) -> str:
 
 
 def test_it_is_built_once(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o002)  # as some systems have it
     assert missing() == ""
-    (built,) = (elsewhere / "cache" / "regsearch").iterdir()
+    os.umask(before)
+    (built,) = kernels(elsewhere).iterdir()
     when = built.stat().st_mtime_ns
     building._load.cache_clear()
     monkeypatch.setattr("shutil.which", lambda _: None)  # the compiler may be gone by then
@@ -228,7 +258,7 @@ def test_those_who_build_it_at_once_do_not_disturb_each_other(elsewhere: Path) -
     code = "from pipeline.kernels.library import library; library()"
     many = [subprocess.Popen([sys.executable, "-c", code], env=os.environ) for _ in range(3)]
     assert [one.wait() for one in many] == [0, 0, 0]
-    assert [path.suffix for path in (elsewhere / "cache" / "regsearch").iterdir()] == [".so"]
+    assert [path.suffix for path in kernels(elsewhere).iterdir()] == [".so"]
 
 
 def test_a_compiler_without_openmp_will_do(
@@ -241,9 +271,12 @@ def test_a_compiler_without_openmp_will_do(
 
 def test_without_a_compiler_it_says_so(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(elsewhere))
-    assert missing() == "there is no C++ compiler (g++, clang++)"
+    assert missing() == "there is no C++ compiler (c++, g++, clang++)"
     with pytest.raises(KernelError, match="there is no C"):
-        FusedNorm(nn.BatchNorm2d(4))
+        FusedNorm(nn.BatchNorm2d(16))
+    building._load.cache_clear()
+    monkeypatch.setenv("CXX", "icpx -O1")
+    assert missing() == "there is no C++ compiler 'icpx', which CXX names"
 
 
 def test_a_compiler_that_fails_is_quoted_and_not_asked_again(
@@ -251,11 +284,26 @@ def test_a_compiler_that_fails_is_quoted_and_not_asked_again(
 ) -> None:
     asked = elsewhere / "asked"
     words = "norm.cpp:1: error: no such instruction"
-    failing = script(elsewhere / "c++", f"echo >> {asked}; echo '{words}' >&2; exit 1")
-    monkeypatch.setenv("CXX", failing)
-    assert missing() == missing() == f"{failing} failed: {words}"
-    assert len(asked.read_text().splitlines()) == 3  # with less to ask for each time
-    assert list((elsewhere / "cache" / "regsearch").iterdir()) == []
+    failing = script(
+        elsewhere / "c++", f"echo $1 >> {asked}; printf '{words} \\377\\n' >&2; exit 1"
+    )
+    monkeypatch.setenv("CXX", f"{failing} -own")
+    assert missing() == missing() == f"{failing} -own failed: {words} \ufffd"
+    assert asked.read_text().split() == ["-own"] * 4  # with less to ask for each time
+    assert list(kernels(elsewhere).iterdir()) == []
+
+
+def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = elsewhere / "started"
+    hanging = script(elsewhere / "c++", f"sleep 300 & echo $! > {started}; wait")
+    monkeypatch.setenv("CXX", hanging)
+    monkeypatch.setattr(building, "BUILD_SEC", 1.0)
+    assert missing() == f"{hanging} took more than 1 s"
+    left = int(started.read_text())
+    with suppress(psutil.NoSuchProcess):  # or dead, where nobody asks after it
+        assert psutil.Process(left).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_folder_that_is_none_is_told_of(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,8 +317,22 @@ def test_a_folder_that_is_none_is_told_of(elsewhere: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_library_that_is_damaged_is_told_of() -> None:
+def test_what_others_can_write_to_is_not_loaded() -> None:
+    path = building.library_path()
+    path.parent.mkdir(parents=True)
+    path.parent.chmod(0o777)
+    assert missing() == f"others can write to {path.parent}"
+    path.parent.chmod(0o700)
+    path.write_bytes(b"")
+    path.chmod(0o666)
+    building._load.cache_clear()
+    assert missing() == f"others can write to {path}"
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_library_that_is_damaged_is_built_again() -> None:
     damaged = building.library_path()
-    damaged.parent.mkdir(parents=True)
+    damaged.parent.mkdir(mode=0o700, parents=True)
     damaged.write_bytes(b"\x7fELF")
-    assert missing() == f"the kernels can't be kept or loaded: {damaged}: file too short"
+    damaged.chmod(0o600)
+    assert missing() == ""

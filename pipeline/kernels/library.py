@@ -9,8 +9,11 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import signal
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +21,10 @@ from tempfile import TemporaryDirectory
 SOURCE = Path(__file__).with_name("norm.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-Wno-psabi")
-BETTER = (("-march=native", "-fopenmp"), ("-march=native",), ())
-"""With this processor's instructions and with threads, or what is left where a compiler knows
-neither."""
-BUILD_SEC = 120.0
+BETTER = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
+"""With this processor's instructions and with threads, or what is left of it where a compiler knows
+one of them or neither."""
+BUILD_SEC = 60.0
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_double
 _HOW = [ctypes.c_int64] * 4 + [ctypes.c_int] * 4  # the shape; flags and threads
@@ -65,18 +68,33 @@ def _load() -> ctypes.CDLL | KernelError:
 
 
 def _loaded() -> ctypes.CDLL:
+    path = library_path()
     try:
-        path = library_path()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in (path.parent, path):
+            _require_own(file)
         if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _build(path)
-        loaded = ctypes.CDLL(str(path))
+        try:
+            loaded = ctypes.CDLL(str(path))
+        except OSError:  # it is damaged, or needs what this system has not
+            _build(path)
+            loaded = ctypes.CDLL(str(path))
     except OSError as error:
         raise KernelError(f"the kernels can't be kept or loaded: {error}") from error
     for name, arguments in ARGUMENTS.items():
         function = getattr(loaded, name)
         function.argtypes, function.restype = arguments, None
     return loaded
+
+
+def _require_own(file: Path) -> None:
+    """Nobody else shall be able to have this process run what they like."""
+    if not file.exists():
+        return
+    status = file.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise KernelError(f"others can write to {file}")
 
 
 def library_path() -> Path:
@@ -97,39 +115,67 @@ def library_path() -> Path:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError as error:
         raise KernelError("there is no home folder to keep the kernels in") from error
-    return folder / "regsearch" / f"kernels-{key}.so"
+    return folder / "regsearch" / "kernels" / f"{key}.so"
 
 
-def find_compiler() -> str | None:
-    """`CXX` of the environment, or the first of the usual ones that there is."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
-    return next((found for name in names if (found := shutil.which(name))), None)
+def find_compiler() -> list[str]:
+    """`CXX` of the environment, with its arguments, or the first of the usual ones that there is.
+
+    Raises:
+        KernelError: there is none.
+    """
+    named = shlex.split(os.environ.get("CXX", ""))
+    if named:
+        if shutil.which(named[0]) is None:
+            raise KernelError(f"there is no C++ compiler {named[0]!r}, which CXX names")
+        return named
+    for name in COMPILERS:
+        if shutil.which(name):
+            return [name]
+    raise KernelError(f"there is no C++ compiler ({', '.join(COMPILERS)})")
 
 
 def _build(path: Path) -> None:
     """Whoever builds it at the same time builds the same: the last one to move it there wins."""
     compiler = find_compiler()
-    if compiler is None:
-        raise KernelError("there is no C++ compiler (g++, clang++)")
     with TemporaryDirectory(dir=path.parent, prefix=".building-") as temporary:
         built = Path(temporary, path.name)
         for better in BETTER:
-            command = [compiler, *FLAGS, *better, str(SOURCE), "-o", str(built)]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SEC)
-            except subprocess.TimeoutExpired as error:
-                raise KernelError(f"{compiler} took more than {BUILD_SEC:.0f} s") from error
-            if done.returncode == 0:
+            code, told = _run([*compiler, *FLAGS, *better, str(SOURCE), "-o", str(built)])
+            if code == 0:
+                with built.open("rb+") as file:
+                    os.fsync(file)  # else a machine that goes down now may leave half of it
+                built.chmod(0o700)
                 built.replace(path)
                 return
-    told = (line for line in done.stderr.splitlines() if "error" in line)
-    raise KernelError(f"{compiler} failed: {next(told, f'exit code {done.returncode}')}")
+    lines = (line for line in told.splitlines() if "error" in line)
+    raise KernelError(f"{shlex.join(compiler)} failed: {next(lines, f'exit code {code}')}")
+
+
+def _run(command: Sequence[str]) -> tuple[int, str]:
+    """Its exit code, and what it had to say; none of its processes outlives it."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        errors="replace",
+        start_new_session=True,
+    ) as compiler:
+        try:
+            _, told = compiler.communicate(timeout=BUILD_SEC)
+        except BaseException as error:
+            os.killpg(compiler.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise KernelError(f"{command[0]} took more than {BUILD_SEC:.0f} s") from error
+            raise
+    return compiler.returncode, told
 
 
 def _processor() -> str:
     """What instructions there are, as far as the system tells."""
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        told = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         return platform.processor()
     names = ("model name", "flags", "Features", "CPU part")

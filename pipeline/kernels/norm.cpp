@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr int LANES = 16;
+constexpr int LANES = 16;        // channels come in multiples of it
 constexpr int64_t PARTS = 64;    // shared out among the threads, and summed in order
 constexpr int64_t TILE = 8192;   // values that a pass looks at before it goes on: half the L1 cache
 
@@ -24,37 +24,29 @@ typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 struct BFloat16 { uint16_t bits; };
 
-#define ALWAYS __attribute__((always_inline))
-#define INLINE inline ALWAYS
+#define INLINE inline __attribute__((always_inline))
 
-INLINE Floats load(const float *from, int count) {
-    Floats values = {};
-    std::memcpy(&values, from, 4 * count);
+INLINE Floats load(const float *from) {
+    Floats values;
+    std::memcpy(&values, from, sizeof values);
     return values;
 }
 
-INLINE Floats load(const BFloat16 *from, int count) {
-    Halves halves = {};
-    std::memcpy(&halves, from, 2 * count);
+INLINE Floats load(const BFloat16 *from) {
+    Halves halves;
+    std::memcpy(&halves, from, sizeof halves);
     return (Floats)(__builtin_convertvector(halves, Bits) << 16);
 }
 
-INLINE void store(float *to, Floats values, int count) { std::memcpy(to, &values, 4 * count); }
+INLINE void store(float *to, Floats values) { std::memcpy(to, &values, sizeof values); }
 
-INLINE void store(BFloat16 *to, Floats values, int count) {  // to the nearest, ties to even
+INLINE void store(BFloat16 *to, Floats values) {  // to the nearest, ties to even
     Bits bits = (Bits)values;
     bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    Bits is_nan = (Bits)(values != values);
+    const Bits is_nan = (Bits)(values != values);
     bits = (bits & ~is_nan) | (is_nan & 0x7fc0);
-    Halves halves = __builtin_convertvector(bits, Halves);
-    std::memcpy(to, &halves, 2 * count);
-}
-
-// Calls work(channel, count) for every 16 channels, where `count` is known when it is compiled.
-template <typename Work> INLINE void for_channels(int64_t channels, Work work) {
-    int64_t channel = 0;
-    for (; channel + LANES <= channels; channel += LANES) work(channel, LANES);
-    if (channel < channels) work(channel, int(channels - channel));
+    const Halves halves = __builtin_convertvector(bits, Halves);
+    std::memcpy(to, &halves, sizeof halves);
 }
 
 INLINE int64_t part_start(int64_t part, int64_t total) { return total * part / PARTS; }
@@ -70,29 +62,29 @@ void moments(const T *x, int64_t pixels, int64_t channels, double *mean, double 
         const int64_t end = part_start(part + 1, pixels);
         for (int64_t from = part_start(part, pixels); from < end; from += tile) {
             const int64_t to = std::min(end, from + tile);
-            for_channels(channels, [&](int64_t c, int count) ALWAYS {
+            for (int64_t c = 0; c < channels; c += LANES) {
                 // about the tile's first value: squares of small numbers keep their digits
-                const Floats first = load(x + from * channels + c, count);
+                const Floats first = load(x + from * channels + c);
                 Floats s0 = {}, q0 = {}, s1 = {}, q1 = {};
                 int64_t p = from;
                 for (; p + 1 < to; p += 2) {
-                    Floats d0 = load(x + p * channels + c, count) - first;
-                    Floats d1 = load(x + (p + 1) * channels + c, count) - first;
+                    Floats d0 = load(x + p * channels + c) - first;
+                    Floats d1 = load(x + (p + 1) * channels + c) - first;
                     s0 += d0; q0 += d0 * d0;
                     s1 += d1; q1 += d1 * d1;
                 }
                 if (p < to) {
-                    Floats d0 = load(x + p * channels + c, count) - first;
+                    Floats d0 = load(x + p * channels + c) - first;
                     s0 += d0; q0 += d0 * d0;
                 }
                 s0 += s1; q0 += q1;
                 const double n = double(to - from);
-                for (int i = 0; i < count; i++) {
+                for (int i = 0; i < LANES; i++) {
                     const double shifted = s0[i], total = shifted + n * first[i];
                     sum[c + i] += total;
                     squares[c + i] += q0[i] + (total * total - shifted * shifted) / n;
                 }
-            });
+            }
         }
     }
     for (int64_t c = 0; c < channels; c++) {
@@ -129,16 +121,16 @@ template <bool POOLED, typename T> struct Window {
     Floats x[SIZE], best, x_of_best;
     Ints is_best[SIZE];
 
-    INLINE Window(const T *at, const Runs<POOLED> &runs, Floats scale, Floats shift, int count) {
+    INLINE Window(const T *at, const Runs<POOLED> &runs, Floats scale, Floats shift) {
         const int64_t right = runs.channels, below = runs.width * runs.channels;
         const int64_t offsets[4] = {0, right, below, below + right};
-        x[0] = x_of_best = load(at, count);
+        x[0] = x_of_best = load(at);
         best = x[0] * scale + shift;
         is_best[0] = ~Ints{};
         for (int i = 1; i < SIZE; i++) {
-            x[i] = load(at + offsets[i], count);
+            x[i] = load(at + offsets[i]);
             const Floats z = x[i] * scale + shift;
-            is_best[i] = z > best;
+            is_best[i] = (z > best) | (z != z);  // what isn't a number is seen, as torch has it
             best = is_best[i] ? z : best;
             x_of_best = is_best[i] ? x[i] : x_of_best;
             for (int j = 0; j < i; j++) is_best[j] &= ~is_best[i];
@@ -154,15 +146,15 @@ void normalize(const T *x, T *y, const float *scale, const float *shift, const R
         const T *in = x + runs.in(run);
         T *out = y + runs.out(run);
         const int64_t size = runs.size(run);
-        for_channels(runs.channels, [&](int64_t c, int count) ALWAYS {
-            const Floats a = load(scale + c, count), b = load(shift + c, count);
+        for (int64_t c = 0; c < runs.channels; c += LANES) {
+            const Floats a = load(scale + c), b = load(shift + c);
             for (int64_t p = 0; p < size; p++) {
-                Window<POOLED, T> window(in + p * runs.step() + c, runs, a, b, count);
+                Window<POOLED, T> window(in + p * runs.step() + c, runs, a, b);
                 Floats z = window.best;
                 if (RELU) z = z < 0 ? Floats{} : z;  // what isn't a number stays so
-                store(out + p * runs.channels + c, z, count);
+                store(out + p * runs.channels + c, z);
             }
-        });
+        }
     }
 }
 
@@ -184,20 +176,20 @@ void reduce(const T *x, const T *dy, const float *saved, const Runs<POOLED> &run
             for (int64_t run = from; run < std::min(end, from + tile); run++) {
                 const T *in = x + runs.in(run), *out = dy + runs.out(run);
                 const int64_t size = runs.size(run);
-                for_channels(channels, [&](int64_t c, int count) ALWAYS {
-                    const Floats a = load(scale + c, count), b = load(shift + c, count);
-                    const Floats mean = load(means + c, count);
-                    Floats s = load(&few[c], count), t = load(&few[channels + c], count);
+                for (int64_t c = 0; c < channels; c += LANES) {
+                    const Floats a = load(scale + c), b = load(shift + c);
+                    const Floats mean = load(means + c);
+                    Floats s = load(&few[c]), t = load(&few[channels + c]);
                     for (int64_t p = 0; p < size; p++) {
-                        Window<POOLED, T> window(in + p * runs.step() + c, runs, a, b, count);
-                        Floats g = load(out + p * channels + c, count);
+                        Window<POOLED, T> window(in + p * runs.step() + c, runs, a, b);
+                        Floats g = load(out + p * channels + c);
                         if (RELU) g = window.best <= 0 ? Floats{} : g;
                         s += g;
                         t += g * (window.x_of_best - mean);
                     }
-                    store(&few[c], s, count);
-                    store(&few[channels + c], t, count);
-                });
+                    store(&few[c], s);
+                    store(&few[channels + c], t);
+                }
             }
             for (int64_t c = 0; c < 2 * channels; c++) total[c] += few[c];
         }
@@ -223,21 +215,21 @@ void spread(const T *x, const T *dy, T *dx, const float *scale, const float *shi
         const T *in = x + runs.in(run), *out = dy + runs.out(run);
         T *to = dx + runs.in(run);
         const int64_t size = runs.size(run);
-        for_channels(channels, [&](int64_t c, int count) ALWAYS {
-            const Floats a = load(scale + c, count), b = load(shift + c, count);
-            const Floats f = load(factor + c, count), o = load(offset + c, count);
+        for (int64_t c = 0; c < channels; c += LANES) {
+            const Floats a = load(scale + c), b = load(shift + c);
+            const Floats f = load(factor + c), o = load(offset + c);
             for (int64_t p = 0; p < size; p++) {
                 const int64_t at = p * runs.step() + c;
-                Window<POOLED, T> window(in + at, runs, a, b, count);
-                Floats g = a * load(out + p * channels + c, count);
+                Window<POOLED, T> window(in + at, runs, a, b);
+                Floats g = a * load(out + p * channels + c);
                 if (RELU) g = window.best <= 0 ? Floats{} : g;
                 for (int i = 0; i < window.SIZE; i++) {
                     Floats d = window.x[i] * f + o;
                     d += POOLED ? (window.is_best[i] ? g : Floats{}) : g;
-                    store(to + at + offsets[i], d, count);
+                    store(to + at + offsets[i], d);
                 }
             }
-        });
+        }
     }
 }
 

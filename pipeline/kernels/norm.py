@@ -16,15 +16,18 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.kernels.library import library
 
+LANES = 16
+"""Channels that the kernels take at a time."""
 DTYPES = (torch.float32, torch.bfloat16)
 LAYOUT = torch.channels_last
 
 
 def can_fuse(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether it is a norm by the batch that learns a scale, and keeps averages that fade, all in
-    float32."""
+    """Whether it is a norm by the batch, of a multiple of 16 channels, that learns a scale and
+    keeps averages that fade, all in float32."""
     return (
         type(norm) is nn.BatchNorm2d
+        and norm.num_features % LANES == 0
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
@@ -53,19 +56,23 @@ class FusedNorm(nn.Module):
     """A norm, and the pooling and ReLU that follow it in either order, as one operation.
 
     Same numbers but for rounding: sums are float64 where torch's are float32, and nothing between
-    the norm and the end is rounded to bfloat16. Inputs other than float32 or bfloat16 images on a
-    CPU are given to the parts one by one.
+    the norm and the end is rounded to bfloat16. What the kernels can't take is given to the parts
+    one by one: other than float32 or bfloat16 images on a CPU, and, in eval mode, what gradients
+    are asked of. Hooks on the parts are called in that case alone.
 
     Args:
         norm: one that `can_fuse`; its parameters, running averages and mode stay its own.
         following: what `can_follow` it, in its order; it may be nothing.
 
     Raises:
+        ValueError: it is not one that `can_fuse`.
         KernelError: the kernels can't be had on this machine.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, *following: nn.Module) -> None:
         super().__init__()
+        if not can_fuse(norm):
+            raise ValueError(f"the kernels can't take {norm}")
         library()
         self.norm, self.following = norm, nn.ModuleList(following)
         self.pool = next((part for part in following if halves(part)), None)
@@ -74,8 +81,7 @@ class FusedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same, or (N, C, H // 2, W // 2) where it is pooled."""
         norm = self.norm
-        num_values = x.numel() // x.shape[1]
-        if x.is_cuda or x.dtype not in DTYPES or (norm.training and num_values < 2):
+        if not self._can_take(x):
             for part in (norm, *self.following):
                 x = part(x)
             return x
@@ -90,6 +96,17 @@ class FusedNorm(nn.Module):
             y = _by_averages(x, norm, pooled, self.relu)
         # ReLU and the maximum of pixels commute
         return y if pooled or self.pool is None else self.pool(y)
+
+    def _can_take(self, x: Tensor) -> bool:
+        norm = self.norm
+        if x.device.type != "cpu" or x.dtype not in DTYPES:
+            return False
+        if x.dim() != 4 or x.shape[1] != norm.num_features or not x.numel():
+            return False  # torch has words for it
+        if norm.training:
+            return x.numel() > x.shape[1]
+        learns = x.requires_grad or norm.weight.requires_grad
+        return not (learns and torch.is_grad_enabled())
 
 
 class _Norm(torch.autograd.Function):

@@ -92,12 +92,11 @@ def make_plan(
         data = DeviceData.from_splits(splits, device, config.study.seed)
 
         def trainer(precision: Precision, engine: Engine) -> Trainer:
-            how = {"training.precision": precision, "training.engine": engine}
-            return Trainers(config.with_overrides(how), data).make(config, seed=0)
+            changes = {"training.precision": precision, "training.engine": engine}
+            how = config.with_overrides(changes)
+            return Trainers(how, data).make(how, seed=0)
 
-        is_open = config.training.engine == "auto"
-        engines = cpu_engines() if is_open else ("eager",)
-        return calibrate(trainer, num_workers, engines).to_dict()
+        return calibrate(trainer, num_workers, cpu_engines(config.training.engine)).to_dict()
 
     cores = torch.get_num_threads()
     measured = ledger.fixed("calibration", measure)
