@@ -123,7 +123,7 @@ def test_sums_do_not_depend_on_threads() -> None:
     """A study keeps its threads for the sake of torch's own sums; these don't need it to."""
     before = torch.get_num_threads()
     torch.manual_seed(0)
-    x = torch.randn(16, 32, 18, 18, requires_grad=True)
+    x = torch.randn(64, 32, 18, 18, requires_grad=True)  # of more than a tile a part
     norm = random_norm(32)
     results = []
     for threads in (1, 2, 3):
