@@ -301,6 +301,37 @@ def test_row_21_an_interrupted_run_gives_its_trials_back(
     assert states(workspace) == (["WAITING", "WAITING"], {"KILLED"})
 
 
+def test_row_21_an_interrupt_while_mlflow_loads_gives_trials_back(
+    workspace: Path, launch: Launch
+) -> None:
+    """Workers train by then."""
+    write_tiny(workspace)
+    process = launch(workspace, "run", "tiny.yaml", "--workers", "2", *ENDLESS)
+    running: list[str] = []
+    while len(running) < 2:
+        time.sleep(0.02)
+        with suppress(KeyError):  # there is no such study yet
+            running = owners(workspace)
+    os.killpg(process.pid, signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in out + errors
+    assert states(workspace)[0] == ["WAITING", "WAITING"]
+
+
+def test_an_mlflow_that_cannot_be_had_ends_a_run_that_has_begun_and_nothing_is_lost(
+    workspace: Path, launch: Launch
+) -> None:
+    write_tiny(workspace)
+    wrong = {"MLFLOW_TRACKING_URI": "sqlite:///mlruns/optuna.db"}
+    process = launch(workspace, "run", "tiny.yaml", "--workers", "2", *ENDLESS, **wrong)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "mlruns/optuna.db holds Optuna's studies" in " ".join(errors.split())
+    assert "Traceback" not in out + errors
+    assert set(states(workspace)[0]) == {"WAITING"}
+
+
 def test_row_21_a_second_interrupt_leaves_at_once(workspace: Path, launch: Launch) -> None:
     """Whatever the workers do; they are killed, and their trials are found by the next run."""
     write_tiny(workspace)
