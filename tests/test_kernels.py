@@ -224,7 +224,10 @@ def test_which_modules_are_taken() -> None:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user without the library; in `cache` is nothing yet."""
+    """A user without the library: in `cache` is nothing yet. It has no more than names in it."""
+    source = tmp_path / "tiny.cpp"
+    source.write_text("".join(f'extern "C" void {name}() {{}}\n' for name in building.ARGUMENTS))
+    monkeypatch.setattr(building, "SOURCE", source)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
     building._load.cache_clear()
@@ -255,7 +258,10 @@ def test_it_is_built_once(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_those_who_build_it_at_once_do_not_disturb_each_other(elsewhere: Path) -> None:
-    code = "from pipeline.kernels.library import library; library()"
+    code = (
+        "from pathlib import Path; from pipeline.kernels import library; "
+        f"library.SOURCE = Path({str(building.SOURCE)!r}); library.library()"
+    )
     many = [subprocess.Popen([sys.executable, "-c", code], env=os.environ) for _ in range(3)]
     assert [one.wait() for one in many] == [0, 0, 0]
     assert [path.suffix for path in kernels(elsewhere).iterdir()] == [".so"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -80,6 +81,19 @@ def test_a_store_that_cannot_be_opened_is_told_without_its_password(url: str) ->
     assert "can't open the study's store" in str(error.value)
     if ":canary@" in url:
         assert "canary" not in str(error.value)
+
+
+def test_a_server_that_takes_a_connection_and_says_nothing_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.study.storage.CONNECT_SEC", 2)  # libpq knows no less
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"postgresql+psycopg://me@127.0.0.1:{mute.getsockname()[1]}/study"
+        with pytest.raises(UserError, match=r"can't open the study's store.*timeout"):
+            open_storage(url)
+        monkeypatch.setattr("pipeline.study.storage.CONNECT_SEC", 9999)
+        with pytest.raises(UserError, match="timeout"):
+            open_storage(f"{url}?connect_timeout=2")
 
 
 def test_tables_of_an_older_optuna_are_refused_with_the_cure_and_upgraded_when_asked(

@@ -23,7 +23,11 @@ LOCK_TIMEOUT_SEC = 60.0
 """How long the opening waits for a locked SQLite; what comes later is as patient as `Store`."""
 BUSY_SEC = 2.0
 """How long SQLite itself waits for a lock, deaf to signals; then it is tried again."""
+CONNECT_SEC = 10
+"""How long a PostgreSQL server may take to answer a new connection, where the URL doesn't say; the
+system would wait for minutes, deaf to signals."""
 RETRY_SEC = 0.5
+_LIBPQ = ("psycopg", "psycopg2")
 _FIRST_START = 0x72656773  # names our advisory lock among others' in PostgreSQL
 
 
@@ -118,13 +122,16 @@ def _patiently(attempt: Callable[[], Store], patience_sec: float, sign: str = ""
 
 def _open_server(url: str, upgrade: bool) -> Store:
     """A PostgreSQL store; its connections are tried before use, for servers restart."""
-    from sqlalchemy import create_engine, text
+    from sqlalchemy import create_engine, make_url, text
 
-    engine = create_engine(url)
+    parsed = make_url(url)
+    is_open = parsed.get_driver_name() in _LIBPQ and "connect_timeout" not in parsed.query
+    own = {"connect_timeout": CONNECT_SEC} if is_open else {}
+    engine = create_engine(url, connect_args=own)
     try:
         with engine.connect() as connection:  # the lock ends with the connection
             connection.execute(text(f"SELECT pg_advisory_lock({_FIRST_START})"))
-            return _connect(url, {"pool_pre_ping": True}, upgrade)
+            return _connect(url, {"pool_pre_ping": True, "connect_args": own}, upgrade)
     finally:
         engine.dispose()
 
