@@ -99,9 +99,12 @@ def test_the_engine_that_is_faster_at_its_best_is_taken_with_its_threads(
 
 
 def test_what_there_is_to_choose_from_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cpu_engines() == ("eager", "fused")
+    monkeypatch.setattr("pipeline.calibration.missing", lambda: "")
+    settings: tuple[Any, ...] = ("auto", "fused", "eager", "compiled")
+    several = [("eager", "fused"), ("fused",), ("eager",), ("eager",)]
+    assert [cpu_engines(setting) for setting in settings] == several
     monkeypatch.setattr("pipeline.calibration.missing", lambda: "no compiler")
-    assert cpu_engines() == ("eager",)
+    assert [cpu_engines(setting) for setting in settings] == [("eager",)] * 4
 
 
 def test_the_users_own_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

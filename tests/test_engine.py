@@ -29,7 +29,7 @@ from pipeline.training.recipe import Recipe
 from pipeline.training.step import TrainStep
 from pipeline.training.structure import Structure
 from tests.resuming import learnable_data
-from tests.trainings import STANDS_STILL, Curves, fit, recipe, untimed
+from tests.trainings import NEEDS_COMPILER, STANDS_STILL, Curves, fit, recipe, untimed
 
 NET = ResnetSettings(width=16, depth=1)
 FULL = {
@@ -139,7 +139,12 @@ def test_steps_that_were_not_used_for_long_are_let_go() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "engine"), [("adamw", "eager"), ("sgd", "eager"), ("adamw", "fused")]
+    ("kind", "engine"),
+    [
+        ("adamw", "eager"),
+        ("sgd", "eager"),
+        pytest.param("adamw", "fused", marks=NEEDS_COMPILER),
+    ],
 )
 def test_a_trial_comes_out_the_same_whichever_trials_had_the_step_before(
     kind: str, engine: Engine
@@ -295,6 +300,7 @@ def test_on_a_gpu_a_step_that_cannot_be_fused_is_captured() -> None:
     assert steps._next_best() == "eager"
 
 
+@NEEDS_COMPILER
 def test_a_fused_step_trains_alike() -> None:
     notes: list[str] = []
     fused = Steps(learnable_data(), "fused", notes.append)

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from pipeline.kernels import library as building
 from pipeline.kernels.library import KernelError, library, missing
 from pipeline.kernels.norm import FusedNorm, can_follow, can_fuse
+from tests.trainings import NEEDS_COMPILER
 
+pytestmark = NEEDS_COMPILER
 CHANNELS_LAST = torch.channels_last
 PARTS = {
     "": [],

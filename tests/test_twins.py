@@ -14,7 +14,9 @@ from pipeline.models.resnet import ResnetSettings
 from pipeline.models.torchvision_models import TorchvisionSettings
 from pipeline.models.vgg import VggSettings
 from pipeline.training.twins import folded, fused
+from tests.trainings import NEEDS_COMPILER
 
+pytestmark = NEEDS_COMPILER
 VGG, RESNET = VggSettings(width=16, head_width=8), ResnetSettings(width=16, depth=1)
 MOBILENET = TorchvisionSettings(kind="torchvision/mobilenet_v3_small")
 RESNET18 = TorchvisionSettings(kind="torchvision/resnet18")

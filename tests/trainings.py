@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.kernels.library import COMPILERS
 from pipeline.regularizers.dropout import dropout
 from pipeline.regularizers.masks import set_rates
 from pipeline.seeding import TrialSeeds
@@ -16,6 +19,9 @@ from pipeline.training.loop import FitResult, Trainer
 from pipeline.training.metrics import Metric
 from pipeline.training.recipe import Recipe
 
+NEEDS_COMPILER = pytest.mark.skipif(
+    not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler"
+)
 STANDS_STILL = {"kind": "sgd", "learning_rate": 1e-30}
 Curves = list[dict[str, float]]
 
