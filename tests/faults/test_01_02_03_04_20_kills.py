@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,17 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from optuna import load_study
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.calibration import as_trained, measured_for
 from pipeline.config import RunConfig
 from pipeline.datasets import load_splits
-from pipeline.seeding import TrialSeeds
+from pipeline.study.storage import open_storage
 from pipeline.study.store import ATTEMPT, HISTORY
 from pipeline.study.trials import OVERRIDES
-from pipeline.trainers import build_seeded
+from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
-from pipeline.training.loop import Trainer
 from tests.commands import regsearch_here
 from tests.faults.players import players
 from tests.faults.searches import (
@@ -145,6 +147,9 @@ def check_resumed() -> None:
 def check_curves(folder: Path) -> None:
     """Row 4: a trial that was killed has, to the last bit, the curve of one that was not."""
     config = tiny_config(folder, f"training.epochs={NUM_EPOCHS}", *SETTINGS)
+    with closing(open_storage(f"sqlite:///{folder}/mlruns/optuna.db")) as store:
+        study = load_study(study_name=config.study.name, storage=store)
+        config = as_trained(config, measured_for(study.user_attrs, "cpu"))
     torch.set_num_threads(1)
     splits = load_splits(config.data, config.study.seed)
     data = DeviceData.from_splits(splits, torch.device("cpu"), config.study.seed)
@@ -156,14 +161,12 @@ def check_curves(folder: Path) -> None:
 
 def unbroken_curve(config: RunConfig, data: DeviceData, trial: FrozenTrial) -> dict[int, float]:
     own = config.with_overrides(trial.user_attrs.get(OVERRIDES, trial.params))
-    seeds = TrialSeeds.of(config.study.seed, trial.number)
-    model = build_seeded(own, data, seeds.init)
     curve: dict[int, float] = {}
 
     def report(epoch: int, metrics: Any) -> None:
         curve[epoch] = metrics["validation/accuracy"]
 
-    Trainer(model, data, own, "validation/accuracy", seeds).fit(report)
+    Trainers(config, data).make(own, trial.number).fit(report)
     return {epoch: curve[epoch] for epoch in trial.intermediate_values}
 
 
