@@ -28,8 +28,8 @@ class TrainingSettings(Settings):
     engine: Literal["auto", "eager", "fused", "captured", "compiled"] = "auto"
     """How an update runs: op by op, with fused norms (CPU), captured as one CUDA graph, or compiled
     by torch.compile (and captured too, on a GPU). `auto` on a CPU is fused where there is a C++
-    compiler, unless op by op was measured to be faster by a quarter; on a GPU it is captured, and compiled where the
-    study is long enough for the measured gain to pay."""
+    compiler, unless op by op was measured to be faster by a quarter; on a GPU it is captured, and
+    compiled where the study is long enough for the measured gain to pay."""
     gradient_clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Scale gradients down to this global norm; 0 leaves them as they are."""
     optimizer: OptimizerUnion = AdamwSettings()
