@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.kernels import library as building
-from pipeline.kernels.library import KernelError, library, missing
+from pipeline.kernels.conv_norm import can_fuse_convolution
+from pipeline.kernels.library import SOURCES, KernelError, can_convolve, library, missing
 from pipeline.kernels.norm import FusedNorm, can_follow, can_fuse
+from pipeline.training.twins import fused
 from tests.trainings import NEEDS_COMPILER
 
 pytestmark = NEEDS_COMPILER
@@ -228,8 +230,10 @@ def test_which_modules_are_taken() -> None:
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user without the library: in `cache` is nothing yet. It has no more than names in it."""
     source = tmp_path / "tiny.cpp"
-    source.write_text("".join(f'extern "C" void {name}() {{}}\n' for name in building.ARGUMENTS))
-    monkeypatch.setattr(building, "SOURCE", source)
+    source.write_text(
+        "".join(f'extern "C" int {name}() {{ return 0; }}\n' for name in building.ARGUMENTS)
+    )
+    monkeypatch.setattr(building, "SOURCES", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
     building._load.cache_clear()
@@ -262,7 +266,7 @@ def test_it_is_built_once(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_those_who_build_it_at_once_do_not_disturb_each_other(elsewhere: Path) -> None:
     code = (
         "from pathlib import Path; from pipeline.kernels import library; "
-        f"library.SOURCE = Path({str(building.SOURCE)!r}); library.library()"
+        f"library.SOURCES = Path({str(elsewhere)!r}); library.library()"
     )
     many = [subprocess.Popen([sys.executable, "-c", code], env=os.environ) for _ in range(3)]
     assert [one.wait() for one in many] == [0, 0, 0]
@@ -275,6 +279,22 @@ def test_a_compiler_without_openmp_will_do(
     reject = 'for a; do [ "$a" = -fopenmp ] && { echo "error: -fopenmp"; exit 1; }; done'
     monkeypatch.setenv("CXX", script(elsewhere / "c++", f'{reject}; exec g++ "$@"'))
     assert missing() == ""
+
+
+def test_a_compiler_that_knows_no_amx_builds_the_norms_alone(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "SOURCES", SOURCES)
+    reject = 'for a; do [ "$a" = -march=native ] && { echo "error: $a"; exit 1; }; done'
+    monkeypatch.setenv("CXX", script(elsewhere / "c++", f'{reject}; exec g++ "$@" -O0'))
+    assert missing() == ""
+    assert not can_convolve()
+    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    assert not can_fuse_convolution(conv)
+    twin = fused(nn.Sequential(conv, nn.BatchNorm2d(16)))
+    assert [type(part) for part in twin] == [nn.Conv2d, FusedNorm]
+    x = torch.tensor([1.0, 3.0]).repeat(16, 1).T.view(2, 16, 1, 1)
+    torch.testing.assert_close(twin[1](x), x - 2, rtol=1e-5, atol=0)
 
 
 def test_without_a_compiler_it_says_so(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-SOURCE = Path(__file__).with_name("norm.cpp")
+SOURCES = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-Wno-psabi")
 BETTER = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
@@ -26,14 +26,23 @@ BETTER = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
 one of them or neither."""
 BUILD_SEC = 60.0
 
-_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_double
-_HOW = [ctypes.c_int64] * 4 + [ctypes.c_int] * 4  # the shape; flags and threads
-ARGUMENTS = {
-    "norm_forward": [_POINTER] * 7 + _HOW + [_NUMBER] * 2,
-    "norm_backward": [_POINTER] * 6 + _HOW,
-    "norm_apply": [_POINTER] * 4 + _HOW,
+Arguments = tuple[type, ...]
+_POINTERS: Arguments = (ctypes.c_void_p,)
+_NUMBERS: Arguments = (ctypes.c_double,)
+_NORM: Arguments = (ctypes.c_int64,) * 4 + (ctypes.c_int,) * 4  # the shape; flags and threads
+_CONV: Arguments = (ctypes.c_int64,) * 6 + (ctypes.c_int,) * 3
+ARGUMENTS: dict[str, Arguments] = {
+    "norm_forward": _POINTERS * 7 + _NORM + _NUMBERS * 2,
+    "norm_backward": _POINTERS * 6 + _NORM,
+    "norm_apply": _POINTERS * 4 + _NORM,
+    "can_convolve": (),
 }
-"""As `norm.cpp` declares them."""
+"""As `norm.cpp` and `conv_norm.cpp` declare them."""
+CONVOLUTIONS: dict[str, Arguments] = {
+    "conv_norm_forward": _POINTERS * 9 + _CONV + _NUMBERS * 2,
+    "conv_norm_backward": _POINTERS * 9 + _CONV,
+}
+"""Those that there are where `can_convolve` says so."""
 
 
 class KernelError(RuntimeError):
@@ -50,6 +59,13 @@ def library() -> ctypes.CDLL:
     if isinstance(found, KernelError):
         raise found.with_traceback(None)
     return found
+
+
+def can_convolve() -> bool:
+    """Whether there are kernels for convolutions, too: they need a processor with AMX, and a
+    compiler and a system that know it."""
+    found = _load()
+    return not isinstance(found, KernelError) and bool(found.can_convolve())
 
 
 def missing() -> str:
@@ -82,10 +98,16 @@ def _loaded() -> ctypes.CDLL:
             loaded = ctypes.CDLL(str(path))
     except OSError as error:
         raise KernelError(f"the kernels can't be kept or loaded: {error}") from error
-    for name, arguments in ARGUMENTS.items():
-        function = getattr(loaded, name)
-        function.argtypes, function.restype = arguments, None
+    for name, arguments in {**ARGUMENTS, **CONVOLUTIONS}.items():
+        if name in ARGUMENTS or hasattr(loaded, name):
+            function = getattr(loaded, name)
+            function.argtypes = arguments
+            function.restype = ctypes.c_int if name == "can_convolve" else None
     return loaded
+
+
+def _sources() -> list[Path]:
+    return sorted(SOURCES.glob("*.cpp"))
 
 
 def _require_own(file: Path) -> None:
@@ -105,7 +127,7 @@ def library_path() -> Path:
         KernelError: the user has no home folder.
     """
     parts = (
-        SOURCE.read_text(encoding="utf-8"),
+        *(path.read_text(encoding="utf-8") for path in (*_sources(), *sorted(SOURCES.glob("*.h")))),
         repr((FLAGS, BETTER)),
         platform.machine(),
         _processor(),
@@ -141,7 +163,7 @@ def _build(path: Path) -> None:
     with TemporaryDirectory(dir=path.parent, prefix=".building-") as temporary:
         built = Path(temporary, path.name)
         for better in BETTER:
-            code, told = _run([*compiler, *FLAGS, *better, str(SOURCE), "-o", str(built)])
+            code, told = _run([*compiler, *FLAGS, *better, *map(str, _sources()), "-o", str(built)])
             if code == 0:
                 with built.open("rb+") as file:
                     os.fsync(file)  # else a machine that goes down now may leave half of it

@@ -1,284 +1,44 @@
-// BatchNorm, 2x2 max pooling and ReLU of images in the layout channels_last, each direction in two
-// passes over memory instead of one an operation. Values are float32 or bfloat16, sums and
-// everything in between float32 or float64.
-//
-// Rows are shared out among threads in parts that depend on nothing but the shape, so sums come out
-// the same with any number of threads.
+// The passes of norm.h over whole batches. x: (images, height, width, channels), as it lies in
+// memory; y: the same, with halves of height and width where it is pooled, which must then be even.
 
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <algorithm>
-#include <vector>
+#include "norm.h"
 
 namespace {
-
-constexpr int LANES = 16;        // channels come in multiples of it
-constexpr int64_t PARTS = 64;    // shared out among the threads, and summed in order
-constexpr int64_t TILE = 8192;   // values that a pass looks at before it goes on: half the L1 cache
-
-typedef float Floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
-typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
-typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
-
-struct BFloat16 { uint16_t bits; };
-
-#define INLINE inline __attribute__((always_inline))
-
-INLINE Floats load(const float *from) {
-    Floats values;
-    std::memcpy(&values, from, sizeof values);
-    return values;
-}
-
-INLINE Floats load(const BFloat16 *from) {
-    Halves halves;
-    std::memcpy(&halves, from, sizeof halves);
-    return (Floats)(__builtin_convertvector(halves, Bits) << 16);
-}
-
-INLINE void store(float *to, Floats values) { std::memcpy(to, &values, sizeof values); }
-
-INLINE void store(BFloat16 *to, Floats values) {  // to the nearest, ties to even
-    Bits bits = (Bits)values;
-    bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Bits is_nan = (Bits)(values != values);
-    bits = (bits & ~is_nan) | (is_nan & 0x7fc0);
-    const Halves halves = __builtin_convertvector(bits, Halves);
-    std::memcpy(to, &halves, sizeof halves);
-}
-
-INLINE int64_t part_start(int64_t part, int64_t total) { return total * part / PARTS; }
-
-template <typename T>
-void moments(const T *x, int64_t pixels, int64_t channels, double *mean, double *variance,
-             int threads) {
-    std::vector<double> sums(2 * PARTS * channels, 0.0);
-    const int64_t tile = std::max<int64_t>(4, TILE / channels);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t part = 0; part < PARTS; part++) {
-        double *sum = &sums[2 * part * channels], *squares = sum + channels;
-        const int64_t end = part_start(part + 1, pixels);
-        for (int64_t from = part_start(part, pixels); from < end; from += tile) {
-            const int64_t to = std::min(end, from + tile);
-            for (int64_t c = 0; c < channels; c += LANES) {
-                // about the tile's first value: squares of small numbers keep their digits
-                const Floats first = load(x + from * channels + c);
-                Floats s0 = {}, q0 = {}, s1 = {}, q1 = {};
-                int64_t p = from;
-                for (; p + 1 < to; p += 2) {
-                    Floats d0 = load(x + p * channels + c) - first;
-                    Floats d1 = load(x + (p + 1) * channels + c) - first;
-                    s0 += d0; q0 += d0 * d0;
-                    s1 += d1; q1 += d1 * d1;
-                }
-                if (p < to) {
-                    Floats d0 = load(x + p * channels + c) - first;
-                    s0 += d0; q0 += d0 * d0;
-                }
-                s0 += s1; q0 += q1;
-                const double n = double(to - from);
-                for (int i = 0; i < LANES; i++) {
-                    const double shifted = s0[i], total = shifted + n * first[i];
-                    sum[c + i] += total;
-                    squares[c + i] += q0[i] + (total * total - shifted * shifted) / n;
-                }
-            }
-        }
-    }
-    for (int64_t c = 0; c < channels; c++) {
-        double sum = 0, squares = 0;
-        for (int64_t part = 0; part < PARTS; part++) {
-            sum += sums[2 * part * channels + c];
-            squares += sums[(2 * part + 1) * channels + c];
-        }
-        mean[c] = sum / pixels;
-        variance[c] = squares / pixels - mean[c] * mean[c];
-        if (variance[c] < 0) variance[c] = 0;  // what isn't a number stays so
-    }
-}
-
-// What goes out is a run of pixels after another: a row of pooled pixels, or a tile of plain ones.
-template <bool POOLED> struct Runs {
-    int64_t width, channels, length, count, pixels;
-
-    Runs(int64_t images, int64_t height, int64_t width, int64_t channels)
-        : width(width), channels(channels) {
-        pixels = images * height * width / (POOLED ? 4 : 1);
-        length = POOLED ? width / 2 : std::max<int64_t>(4, TILE / channels);
-        count = (pixels + length - 1) / length;
-    }
-    int64_t in(int64_t run) const { return (POOLED ? 2 * run * width : run * length) * channels; }
-    int64_t out(int64_t run) const { return run * length * channels; }
-    int64_t size(int64_t run) const { return std::min(length, pixels - run * length); }
-    int64_t step() const { return (POOLED ? 2 : 1) * channels; }
-};
-
-// The pixels of a window, normalized, and which of them is the largest (the first of equals).
-template <bool POOLED, typename T> struct Window {
-    static constexpr int SIZE = POOLED ? 4 : 1;
-    Floats x[SIZE], best, x_of_best;
-    Ints is_best[SIZE];
-
-    INLINE Window(const T *at, const Runs<POOLED> &runs, Floats scale, Floats shift) {
-        const int64_t right = runs.channels, below = runs.width * runs.channels;
-        const int64_t offsets[4] = {0, right, below, below + right};
-        x[0] = x_of_best = load(at);
-        best = x[0] * scale + shift;
-        is_best[0] = ~Ints{};
-        for (int i = 1; i < SIZE; i++) {
-            x[i] = load(at + offsets[i]);
-            const Floats z = x[i] * scale + shift;
-            is_best[i] = (z > best) | (z != z);  // what isn't a number is seen, as torch has it
-            best = is_best[i] ? z : best;
-            x_of_best = is_best[i] ? x[i] : x_of_best;
-            for (int j = 0; j < i; j++) is_best[j] &= ~is_best[i];
-        }
-    }
-};
-
-template <typename T, bool POOLED, bool RELU>
-void normalize(const T *x, T *y, const float *scale, const float *shift, const Runs<POOLED> &runs,
-               int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t run = 0; run < runs.count; run++) {
-        const T *in = x + runs.in(run);
-        T *out = y + runs.out(run);
-        const int64_t size = runs.size(run);
-        for (int64_t c = 0; c < runs.channels; c += LANES) {
-            const Floats a = load(scale + c), b = load(shift + c);
-            for (int64_t p = 0; p < size; p++) {
-                Window<POOLED, T> window(in + p * runs.step() + c, runs, a, b);
-                Floats z = window.best;
-                if (RELU) z = z < 0 ? Floats{} : z;  // what isn't a number stays so
-                store(out + p * runs.channels + c, z);
-            }
-        }
-    }
-}
-
-// The gradients of weight and bias: sums of g * (x - mean) / std and of g.
-template <typename T, bool POOLED, bool RELU>
-void reduce(const T *x, const T *dy, const float *saved, const Runs<POOLED> &runs, double *dweight,
-            double *dbias, int threads) {
-    const int64_t channels = runs.channels;
-    const float *means = saved, *scale = saved + 2 * channels, *shift = saved + 3 * channels;
-    std::vector<double> sums(2 * PARTS * channels, 0.0);
-    const int64_t tile = std::max<int64_t>(1, TILE / channels / runs.length);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t part = 0; part < PARTS; part++) {
-        double *total = &sums[2 * part * channels];
-        std::vector<float> few(2 * channels);
-        const int64_t end = part_start(part + 1, runs.count);
-        for (int64_t from = part_start(part, runs.count); from < end; from += tile) {
-            std::fill(few.begin(), few.end(), 0.0f);
-            for (int64_t run = from; run < std::min(end, from + tile); run++) {
-                const T *in = x + runs.in(run), *out = dy + runs.out(run);
-                const int64_t size = runs.size(run);
-                for (int64_t c = 0; c < channels; c += LANES) {
-                    const Floats a = load(scale + c), b = load(shift + c);
-                    const Floats mean = load(means + c);
-                    Floats s = load(&few[c]), t = load(&few[channels + c]);
-                    for (int64_t p = 0; p < size; p++) {
-                        Window<POOLED, T> window(in + p * runs.step() + c, runs, a, b);
-                        Floats g = load(out + p * channels + c);
-                        if (RELU) g = window.best <= 0 ? Floats{} : g;
-                        s += g;
-                        t += g * (window.x_of_best - mean);
-                    }
-                    store(&few[c], s);
-                    store(&few[channels + c], t);
-                }
-            }
-            for (int64_t c = 0; c < 2 * channels; c++) total[c] += few[c];
-        }
-    }
-    for (int64_t c = 0; c < channels; c++) {
-        dweight[c] = dbias[c] = 0;
-        for (int64_t part = 0; part < PARTS; part++) {
-            dbias[c] += sums[2 * part * channels + c];
-            dweight[c] += sums[(2 * part + 1) * channels + c];
-        }
-        dweight[c] *= saved[channels + c];
-    }
-}
-
-// dx = scale * (dz - mean(dz) - xhat * mean(dz * xhat)), where dz is 0 for pixels without a say.
-template <typename T, bool POOLED, bool RELU>
-void spread(const T *x, const T *dy, T *dx, const float *scale, const float *shift,
-            const float *factor, const float *offset, const Runs<POOLED> &runs, int threads) {
-    const int64_t channels = runs.channels;
-    const int64_t offsets[4] = {0, channels, runs.width * channels, (runs.width + 1) * channels};
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t run = 0; run < runs.count; run++) {
-        const T *in = x + runs.in(run), *out = dy + runs.out(run);
-        T *to = dx + runs.in(run);
-        const int64_t size = runs.size(run);
-        for (int64_t c = 0; c < channels; c += LANES) {
-            const Floats a = load(scale + c), b = load(shift + c);
-            const Floats f = load(factor + c), o = load(offset + c);
-            for (int64_t p = 0; p < size; p++) {
-                const int64_t at = p * runs.step() + c;
-                Window<POOLED, T> window(in + at, runs, a, b);
-                Floats g = a * load(out + p * channels + c);
-                if (RELU) g = window.best <= 0 ? Floats{} : g;
-                for (int i = 0; i < window.SIZE; i++) {
-                    Floats d = window.x[i] * f + o;
-                    d += POOLED ? (window.is_best[i] ? g : Floats{}) : g;
-                    store(to + at + offsets[i], d);
-                }
-            }
-        }
-    }
-}
-
-struct Shape { int64_t images, height, width, channels; };
 
 template <typename T, bool POOLED, bool RELU>
 void apply(const void *x, void *y, const float *scale, const float *shift, const Shape &shape,
            int threads) {
-    const Runs<POOLED> runs(shape.images, shape.height, shape.width, shape.channels);
-    normalize<T, POOLED, RELU>((const T *)x, (T *)y, scale, shift, runs, threads);
+    normalize<T, POOLED, RELU>((const T *)x, (T *)y, scale, shift, shape, threads);
 }
 
 template <typename T, bool POOLED, bool RELU>
-void forward(const void *x, void *y, const float *weight, const float *bias, float *running_mean,
-             float *running_var, float *saved, const Shape &shape, double momentum, double epsilon, int threads) {
+void forward(const void *x, void *y, const Norm &norm, const Shape &shape, int threads) {
     const int64_t channels = shape.channels, pixels = shape.images * shape.height * shape.width;
-    std::vector<double> mean(channels), variance(channels);
-    moments((const T *)x, pixels, channels, mean.data(), variance.data(), threads);
-    for (int64_t c = 0; c < channels; c++) {
-        const double invstd = 1 / std::sqrt(variance[c] + epsilon);
-        saved[c] = mean[c];
-        saved[channels + c] = invstd;
-        saved[2 * channels + c] = weight[c] * invstd;
-        saved[3 * channels + c] = bias[c] - mean[c] * weight[c] * invstd;
-        running_mean[c] += momentum * (mean[c] - running_mean[c]);
-        const double unbiased = variance[c] * pixels / (pixels - 1);
-        running_var[c] += momentum * (unbiased - running_var[c]);
+    std::vector<double> moments(2 * PARTS * channels, 0.0);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t part = 0; part < PARTS; part++) {
+        const int64_t from = part_start(part, pixels), to = part_start(part + 1, pixels);
+        add_moments((const T *)x + from * channels, to - from, channels,
+                    &moments[2 * part * channels]);
     }
-    apply<T, POOLED, RELU>(x, y, saved + 2 * channels, saved + 3 * channels, shape, threads);
+    norm.finish(moments.data(), pixels, channels);
+    apply<T, POOLED, RELU>(x, y, norm.saved + 2 * channels, norm.saved + 3 * channels, shape,
+                           threads);
 }
 
 template <typename T, bool POOLED, bool RELU>
 void backward(const void *x, const void *dy, void *dx, float *dweight, float *dbias,
               const float *saved, const Shape &shape, int threads) {
     const int64_t channels = shape.channels, pixels = shape.images * shape.height * shape.width;
-    const Runs<POOLED> runs(shape.images, shape.height, shape.width, channels);
-    std::vector<double> dw(channels), db(channels);
-    reduce<T, POOLED, RELU>((const T *)x, (const T *)dy, saved, runs, dw.data(), db.data(), threads);
-    std::vector<float> factor(channels), offset(channels);
-    for (int64_t c = 0; c < channels; c++) {
-        dweight[c] = dw[c];
-        dbias[c] = db[c];
-        const double mean = saved[c], invstd = saved[channels + c];
-        const double scale = saved[2 * channels + c] / double(pixels);
-        factor[c] = -scale * dw[c] * invstd;
-        offset[c] = scale * (dw[c] * mean * invstd - db[c]);
-    }
-    spread<T, POOLED, RELU>((const T *)x, (const T *)dy, (T *)dx, saved + 2 * channels,
-                            saved + 3 * channels, factor.data(), offset.data(), runs, threads);
+    const std::vector<double> gradients =
+        reduce<T, POOLED, RELU>((const T *)x, (const T *)dy, saved, shape, threads);
+    std::copy_n(gradients.begin(), channels, dweight);
+    std::copy_n(gradients.begin() + channels, channels, dbias);
+    const Spread by(saved, &gradients[0], &gradients[channels], pixels, channels);
+    const Runs<POOLED> runs(shape);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t run = 0; run < runs.count; run++)
+        spread_run<T, POOLED, RELU>((const T *)x, (const T *)dy, (T *)dx, by, runs, run);
 }
 
 }  // namespace
@@ -295,9 +55,6 @@ void backward(const void *x, const void *dy, void *dx, float *dweight, float *db
                : relu ? FUNCTION<float, false, true>(__VA_ARGS__)          \
                       : FUNCTION<float, false, false>(__VA_ARGS__);
 
-// x: (images, height, width, channels), as it lies in memory; y: the same, with halves of height and
-// width where it is pooled, which must then be even.
-
 // By the mean and variance of x. saved: (4, channels), for the backward pass.
 extern "C" void norm_forward(const void *x, void *y, const float *weight, const float *bias,
                              float *running_mean, float *running_var, float *saved,
@@ -305,8 +62,8 @@ extern "C" void norm_forward(const void *x, void *y, const float *weight, const 
                              int is_bfloat16, int pooled, int relu, int threads, double momentum,
                              double epsilon) {
     const Shape shape{images, height, width, channels};
-    DISPATCH(forward, x, y, weight, bias, running_mean, running_var, saved, shape, momentum,
-             epsilon, threads)
+    const Norm norm{weight, bias, running_mean, running_var, saved, momentum, epsilon};
+    DISPATCH(forward, x, y, norm, shape, threads)
 }
 
 extern "C" void norm_backward(const void *x, const void *dy, void *dx, float *dweight,

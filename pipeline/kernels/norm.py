@@ -7,7 +7,7 @@ https://arxiv.org/abs/1712.02616); this one also keeps nothing for the backward 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -86,15 +86,26 @@ class FusedNorm(nn.Module):
                 x = part(x)
             return x
         x = x.contiguous(memory_format=LAYOUT)
-        pooled = self.pool is not None and x.shape[2] % 2 == x.shape[3] % 2 == 0
+        pooled = self.pools(x)
         y: Tensor
         if norm.training:
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.add_(1)
+            self.count()
             y = _Norm.apply(x, norm.weight, norm.bias, norm, pooled, self.relu)
         else:
             y = _by_averages(x, norm, pooled, self.relu)
-        # ReLU and the maximum of pixels commute
+        return self.completed(y, pooled)
+
+    def pools(self, x: Tensor) -> bool:
+        """Whether images like these, before the pooling, are pooled by the kernels."""
+        return self.pool is not None and x.shape[2] % 2 == x.shape[3] % 2 == 0
+
+    def count(self) -> None:
+        """One batch more, for the norm's books."""
+        if self.norm.num_batches_tracked is not None:
+            self.norm.num_batches_tracked.add_(1)
+
+    def completed(self, y: Tensor, pooled: bool) -> Tensor:
+        """What the kernels gave, pooled if they didn't: ReLU and the maximum of pixels commute."""
         return y if pooled or self.pool is None else self.pool(y)
 
     def _can_take(self, x: Tensor) -> bool:
@@ -122,10 +133,10 @@ class _Norm(torch.autograd.Function):
         pooled: bool,
         relu: bool,
     ) -> Tensor:
-        y, saved = _output(x, pooled), torch.empty(4, x.shape[1])
+        y, saved = room(x.shape, x.dtype, pooled), torch.empty(4, x.shape[1])
         ctx.how = (*x.shape, x.dtype == torch.bfloat16, pooled, relu)
         library().norm_forward(
-            *_addresses(x, y, weight, bias, *_averages(norm), saved),
+            *addresses(x, y, weight, bias, *averages(norm), saved),
             *ctx.how,
             torch.get_num_threads(),
             norm.momentum,
@@ -142,7 +153,7 @@ class _Norm(torch.autograd.Function):
         dx = torch.empty_like(x)
         dweight, dbias = torch.empty(2, x.shape[1]).unbind()
         library().norm_backward(
-            *_addresses(x, gradient, dx, dweight, dbias, saved),
+            *addresses(x, gradient, dx, dweight, dbias, saved),
             *ctx.how,
             torch.get_num_threads(),
         )
@@ -151,16 +162,16 @@ class _Norm(torch.autograd.Function):
 
 def _by_averages(x: Tensor, norm: nn.BatchNorm2d, pooled: bool, relu: bool) -> Tensor:
     """In eval mode, without gradients."""
-    mean, variance = _averages(norm)
+    mean, variance = averages(norm)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     shift = norm.bias - mean * scale
-    y = _output(x, pooled)
+    y = room(x.shape, x.dtype, pooled)
     how = (*x.shape, x.dtype == torch.bfloat16, pooled, relu)
-    library().norm_apply(*_addresses(x, y, scale, shift), *how, torch.get_num_threads())
+    library().norm_apply(*addresses(x, y, scale, shift), *how, torch.get_num_threads())
     return y
 
 
-def _averages(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def averages(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """The running mean and variance, each (C,) float32."""
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
@@ -168,11 +179,13 @@ def _averages(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-def _output(x: Tensor, pooled: bool) -> Tensor:
-    count, channels, height, width = x.shape
-    shape = (count, channels, height // 2, width // 2) if pooled else x.shape
-    return torch.empty(shape, dtype=x.dtype, memory_format=LAYOUT)
+def room(shape: Sequence[int], dtype: torch.dtype, pooled: bool = False) -> Tensor:
+    """For images (N, C, H, W), or what is left of them when they were pooled."""
+    count, channels, height, width = shape
+    if pooled:
+        height, width = height // 2, width // 2
+    return torch.empty(count, channels, height, width, dtype=dtype, memory_format=LAYOUT)
 
 
-def _addresses(*tensors: Tensor) -> Iterator[int]:
+def addresses(*tensors: Tensor) -> Iterator[int]:
     return (tensor.data_ptr() for tensor in tensors)

@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.kernels.conv_norm import FusedConvNorm, can_fuse_convolution
 from pipeline.kernels.library import missing
 from pipeline.kernels.norm import FusedNorm, can_follow, can_fuse, halves
 
 
 def fused(model: nn.Module) -> nn.Module:
     """For training on a CPU: each BatchNorm is one operation with the 2x2 pooling and the ReLU that
-    follow it, in any order: a `FusedNorm`. The twin goes on with the net's weights as they change.
+    follow it, in any order: a `FusedNorm`; where the processor has AMX, with the convolution before
+    it, too: a `FusedConvNorm`. The twin goes on with the net's weights as they change.
 
     Layers share their mode with the net's. Modules of other kinds that hold layers are in train
     mode, and hooks on containers are not called.
@@ -69,8 +71,14 @@ def _in_order(model: nn.Module) -> Iterator[nn.Module]:
 def _with_fused_norms(parts: Parts) -> Iterator[nn.Module]:
     left = deque(parts)
     while left:
-        part = left.popleft()
-        yield FusedNorm(part, *_following(left)) if can_fuse(part) else part
+        part, norm = left.popleft(), left[0] if left else None
+        if can_fuse(part):
+            yield FusedNorm(part, *_following(left))
+        elif norm is not None and can_fuse(norm) and can_fuse_convolution(part):
+            left.popleft()
+            yield FusedConvNorm(part, FusedNorm(norm, *_following(left)))
+        else:
+            yield part
 
 
 def _with_folded_norms(parts: Parts) -> Iterator[nn.Module]:

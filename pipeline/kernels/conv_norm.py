@@ -1,0 +1,149 @@
+"""A 3x3 convolution and the norm, the pooling and the ReLU after it as one operation, on a CPU.
+
+The convolution is ours, for processors with AMX: what a norm needs of it is taken while it is in
+the cache; and the gradient of its weights, for which oneDNN takes two to four times as long as for
+the convolution, takes about as long.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from pipeline.kernels.library import can_convolve, library
+from pipeline.kernels.norm import LANES, LAYOUT, FusedNorm, addresses, averages, room
+
+SIZES = (((3, 3), (1, 1)), ((1, 1), (0, 0)))
+"""Of filters, with their padding."""
+COLOURS = 3
+"""So many channels, at most, are unfolded for a filter of 3x3."""
+MOST_VALUES = 2**18
+"""Of an image, in or out: larger ones don't fit into the cache with what is made of them."""
+
+
+def can_fuse_convolution(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a convolution by 3x3 or 1x1 that keeps height and width, without a bias, from
+    a few colours or a multiple of 16 channels to one, in float32; and this machine has the
+    kernels."""
+    if not isinstance(conv, nn.Conv2d):
+        return False
+    most = COLOURS if conv.kernel_size == (3, 3) else 0
+    return (
+        (conv.kernel_size, conv.padding) in SIZES
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
+        and conv.groups == 1
+        and conv.bias is None
+        and conv.out_channels % LANES == 0
+        and (conv.in_channels % LANES == 0 or conv.in_channels <= most)
+        and conv.weight.dtype == torch.float32
+        and can_convolve()
+    )
+
+
+class FusedConvNorm(nn.Module):
+    """A convolution that `can_fuse_convolution`, and the norm with what follows it.
+
+    Same numbers but for rounding: the convolution is rounded to bfloat16, as autocast has it, and
+    the gradient of its weights is not. What the kernels can't take is given to the two one by one:
+    all but images on a CPU in train mode, under autocast to bfloat16, of an even width and not too
+    large.
+
+    Args:
+        conv: its weights stay its own.
+        norm: of as many channels as come out.
+
+    Raises:
+        ValueError: it is no convolution that the kernels can take, or not of the norm's channels.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: FusedNorm) -> None:
+        super().__init__()
+        if not can_fuse_convolution(conv) or norm.norm.num_features != conv.out_channels:
+            raise ValueError(f"the kernels can't take {conv} and {norm.norm}")
+        self.conv, self.norm = conv, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, K, H, W), or (N, K, H // 2, W // 2) where it is pooled."""
+        y: Tensor
+        if not self._can_take(x):
+            y = self.norm(self.conv(x))
+            return y
+        norm, pooled = self.norm.norm, self.norm.pools(x)
+        self.norm.count()
+        y = _ConvNorm.apply(
+            x.to(torch.bfloat16).contiguous(memory_format=LAYOUT),
+            self.conv.weight.contiguous(memory_format=LAYOUT),
+            norm.weight,
+            norm.bias,
+            norm,
+            pooled,
+            self.norm.relu,
+        )
+        return self.norm.completed(y, pooled)
+
+    def _can_take(self, x: Tensor) -> bool:
+        conv = self.conv
+        if x.device.type != "cpu" or x.dim() != 4 or not self.norm.norm.training:
+            return False
+        if not (torch.is_autocast_enabled("cpu") and x.dtype in (torch.float32, torch.bfloat16)):
+            return False
+        count, channels, height, width = x.shape
+        return (
+            torch.get_autocast_dtype("cpu") == torch.bfloat16
+            and channels == conv.in_channels
+            and width % 2 == 0
+            and count * height * width > 1
+            and height * width * max(channels, conv.out_channels) <= MOST_VALUES
+            and not (x.requires_grad and channels % LANES)
+        )
+
+
+class _ConvNorm(torch.autograd.Function):
+    """In train mode, differentiable."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        norm: nn.BatchNorm2d,
+        pooled: bool,
+        relu: bool,
+    ) -> Tensor:
+        shape = (len(x), len(weight), *x.shape[2:])
+        z, y = room(shape, x.dtype), room(shape, x.dtype, pooled)
+        saved = torch.empty(4, len(weight))
+        count, inputs, height, width = x.shape
+        ctx.how = (count, inputs, len(weight), height, width, weight.shape[-1], pooled, relu)
+        library().conv_norm_forward(
+            *addresses(x, weight, z, y, scale, shift, *averages(norm), saved),
+            *ctx.how,
+            torch.get_num_threads(),
+            norm.momentum,
+            norm.eps,
+        )
+        ctx.save_for_backward(x, weight, z, saved)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, z, saved = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=LAYOUT)
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        dweight = torch.empty_like(weight)
+        dscale, dshift = torch.empty(2, len(weight)).unbind()
+        library().conv_norm_backward(
+            *addresses(x, weight, z, gradient),
+            None if dx is None else dx.data_ptr(),
+            *addresses(dweight, dscale, dshift, saved),
+            *ctx.how,
+            torch.get_num_threads(),
+        )
+        return dx, dweight, dscale, dshift, None, None, None

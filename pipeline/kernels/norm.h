@@ -1,0 +1,285 @@
+// BatchNorm, 2x2 max pooling and ReLU of images in the layout channels_last, each direction in two
+// passes over memory instead of one an operation. Values are float32 or bfloat16, sums and
+// everything in between float32 or float64.
+//
+// Rows are shared out among threads in parts that depend on nothing but the shape, so sums come out
+// the same with any number of threads.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <algorithm>
+#include <vector>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int LANES = 16;        // channels come in multiples of it
+constexpr int64_t PARTS = 64;    // shared out among the threads, and summed in order
+constexpr int64_t TILE = 8192;   // values that a pass looks at before it goes on: half the L1 cache
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+
+struct BFloat16 { uint16_t bits; };
+struct Shape { int64_t images, height, width, channels; };
+
+#define INLINE inline __attribute__((always_inline))
+
+INLINE Floats load(const float *from) {
+    Floats values;
+    std::memcpy(&values, from, sizeof values);
+    return values;
+}
+
+INLINE Floats load(const BFloat16 *from) {
+    Halves halves;
+    std::memcpy(&halves, from, sizeof halves);
+    return (Floats)(__builtin_convertvector(halves, Bits) << 16);
+}
+
+INLINE void store(float *to, Floats values) { std::memcpy(to, &values, sizeof values); }
+
+INLINE void store(BFloat16 *to, Floats values) {  // to the nearest, ties to even
+#ifdef __AVX512BF16__
+    const Halves halves = (Halves)_mm512_cvtneps_pbh((__m512)values);
+#else
+    Bits bits = (Bits)values;
+    bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Bits is_nan = (Bits)(values != values);
+    bits = (bits & ~is_nan) | (is_nan & 0x7fc0);
+    const Halves halves = __builtin_convertvector(bits, Halves);
+#endif
+    std::memcpy(to, &halves, sizeof halves);
+}
+
+INLINE int64_t part_start(int64_t part, int64_t total) { return total * part / PARTS; }
+
+// Adds the sums of some pixels, and of their squares, to (2, channels).
+template <typename T>
+void add_moments(const T *x, int64_t pixels, int64_t channels, double *sums) {
+    const int64_t tile = std::max<int64_t>(4, TILE / channels);
+    double *squares = sums + channels;
+    for (int64_t from = 0; from < pixels; from += tile) {
+        const int64_t to = std::min(pixels, from + tile);
+        for (int64_t c = 0; c < channels; c += LANES) {
+            // about the tile's first value: squares of small numbers keep their digits
+            const Floats first = load(x + from * channels + c);
+            Floats s0 = {}, q0 = {}, s1 = {}, q1 = {};
+            int64_t p = from;
+            for (; p + 1 < to; p += 2) {
+                Floats d0 = load(x + p * channels + c) - first;
+                Floats d1 = load(x + (p + 1) * channels + c) - first;
+                s0 += d0; q0 += d0 * d0;
+                s1 += d1; q1 += d1 * d1;
+            }
+            if (p < to) {
+                Floats d0 = load(x + p * channels + c) - first;
+                s0 += d0; q0 += d0 * d0;
+            }
+            s0 += s1; q0 += q1;
+            const double n = double(to - from);
+            for (int i = 0; i < LANES; i++) {
+                const double shifted = s0[i], total = shifted + n * first[i];
+                sums[c + i] += total;
+                squares[c + i] += q0[i] + (total * total - shifted * shifted) / n;
+            }
+        }
+    }
+}
+
+// What a norm learns and keeps, and what it saves for the backward pass: (4, channels) of mean,
+// 1 / deviation, and the scale and shift that normalize.
+struct Norm {
+    const float *weight, *bias;
+    float *running_mean, *running_var, *saved;
+    double momentum, epsilon;
+
+    // From the moments, (PARTS, 2, channels), of all pixels.
+    void finish(const double *moments, int64_t pixels, int64_t channels) const {
+        for (int64_t c = 0; c < channels; c++) {
+            double sum = 0, squares = 0;
+            for (int64_t part = 0; part < PARTS; part++) {
+                sum += moments[2 * part * channels + c];
+                squares += moments[(2 * part + 1) * channels + c];
+            }
+            const double mean = sum / pixels;
+            double variance = squares / pixels - mean * mean;
+            if (variance < 0) variance = 0;  // what isn't a number stays so
+            const double invstd = 1 / std::sqrt(variance + epsilon);
+            saved[c] = mean;
+            saved[channels + c] = invstd;
+            saved[2 * channels + c] = weight[c] * invstd;
+            saved[3 * channels + c] = bias[c] - mean * weight[c] * invstd;
+            running_mean[c] += momentum * (mean - running_mean[c]);
+            const double unbiased = variance * pixels / (pixels - 1);
+            running_var[c] += momentum * (unbiased - running_var[c]);
+        }
+    }
+};
+
+// What goes out is a run of pixels after another: a row of pooled pixels, or a tile of plain ones.
+template <bool POOLED> struct Runs {
+    int64_t width, channels, length, count, pixels;
+
+    explicit Runs(const Shape &shape) : width(shape.width), channels(shape.channels) {
+        pixels = shape.images * shape.height * width / (POOLED ? 4 : 1);
+        length = POOLED ? width / 2 : std::max<int64_t>(4, TILE / channels);
+        count = (pixels + length - 1) / length;
+    }
+    int64_t in(int64_t run) const { return (POOLED ? 2 * run * width : run * length) * channels; }
+    int64_t out(int64_t run) const { return run * length * channels; }
+    int64_t size(int64_t run) const { return std::min(length, pixels - run * length); }
+    int64_t step() const { return (POOLED ? 2 : 1) * channels; }
+};
+
+// The pixels of a window, normalized, and which of them is the largest (the first of equals).
+template <bool POOLED, typename T> struct Window {
+    static constexpr int SIZE = POOLED ? 4 : 1;
+    Floats x[SIZE], best, x_of_best;
+    Ints is_best[SIZE];
+
+    INLINE Window(const T *at, const Runs<POOLED> &runs, Floats scale, Floats shift) {
+        const int64_t right = runs.channels, below = runs.width * runs.channels;
+        const int64_t offsets[4] = {0, right, below, below + right};
+        x[0] = x_of_best = load(at);
+        best = x[0] * scale + shift;
+        is_best[0] = ~Ints{};
+        for (int i = 1; i < SIZE; i++) {
+            x[i] = load(at + offsets[i]);
+            const Floats z = x[i] * scale + shift;
+            is_best[i] = (z > best) | (z != z);  // what isn't a number is seen, as torch has it
+            best = is_best[i] ? z : best;
+            x_of_best = is_best[i] ? x[i] : x_of_best;
+            for (int j = 0; j < i; j++) is_best[j] &= ~is_best[i];
+        }
+    }
+};
+
+template <typename T, bool POOLED, bool RELU>
+INLINE void normalize_run(const T *x, T *y, const float *scale, const float *shift,
+                          const Runs<POOLED> &runs, int64_t run) {
+    const T *in = x + runs.in(run);
+    T *out = y + runs.out(run);
+    const int64_t size = runs.size(run);
+    for (int64_t c = 0; c < runs.channels; c += LANES) {
+        const Floats a = load(scale + c), b = load(shift + c);
+        for (int64_t p = 0; p < size; p++) {
+            Window<POOLED, T> window(in + p * runs.step() + c, runs, a, b);
+            Floats z = window.best;
+            if (RELU) z = z < 0 ? Floats{} : z;  // what isn't a number stays so
+            store(out + p * runs.channels + c, z);
+        }
+    }
+}
+
+template <typename T, bool POOLED, bool RELU>
+void normalize(const T *x, T *y, const float *scale, const float *shift, const Shape &shape,
+               int threads) {
+    const Runs<POOLED> runs(shape);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t run = 0; run < runs.count; run++)
+        normalize_run<T, POOLED, RELU>(x, y, scale, shift, runs, run);
+}
+
+// What the backward pass has for each channel: dx = scale * dz + x * factor + offset, where dz is 0
+// for pixels without a say; that is scale * (dz - mean(dz) - xhat * mean(dz * xhat)).
+struct Spread {
+    const float *scale, *shift;
+    std::vector<float> factor, offset;
+
+    // From the gradients of weight and bias.
+    Spread(const float *saved, const double *dweight, const double *dbias, int64_t pixels,
+           int64_t channels)
+        : scale(saved + 2 * channels), shift(saved + 3 * channels), factor(channels),
+          offset(channels) {
+        for (int64_t c = 0; c < channels; c++) {
+            const double mean = saved[c], invstd = saved[channels + c];
+            const double share = scale[c] / double(pixels);
+            factor[c] = -share * dweight[c] * invstd;
+            offset[c] = share * (dweight[c] * mean * invstd - dbias[c]);
+        }
+    }
+};
+
+template <typename T, bool POOLED, bool RELU>
+INLINE void spread_run(const T *x, const T *dy, T *dx, const Spread &by, const Runs<POOLED> &runs,
+                       int64_t run) {
+    const int64_t channels = runs.channels;
+    const int64_t offsets[4] = {0, channels, runs.width * channels, (runs.width + 1) * channels};
+    const T *in = x + runs.in(run), *out = dy + runs.out(run);
+    T *to = dx + runs.in(run);
+    const int64_t size = runs.size(run);
+    for (int64_t c = 0; c < channels; c += LANES) {
+        const Floats a = load(by.scale + c), b = load(by.shift + c);
+        const Floats f = load(&by.factor[c]), o = load(&by.offset[c]);
+        for (int64_t p = 0; p < size; p++) {
+            const int64_t at = p * runs.step() + c;
+            Window<POOLED, T> window(in + at, runs, a, b);
+            Floats g = a * load(out + p * channels + c);
+            if (RELU) g = window.best <= 0 ? Floats{} : g;
+            for (int i = 0; i < window.SIZE; i++) {
+                Floats d = window.x[i] * f + o;
+                d += POOLED ? (window.is_best[i] ? g : Floats{}) : g;
+                store(to + at + offsets[i], d);
+            }
+        }
+    }
+}
+
+// The gradients of weight and bias, (2, channels): sums of g * (x - mean) / deviation and of g.
+template <typename T, bool POOLED, bool RELU>
+std::vector<double> reduce(const T *x, const T *dy, const float *saved, const Shape &shape,
+                           int threads) {
+    const int64_t channels = shape.channels;
+    const Runs<POOLED> runs(shape);
+    const float *means = saved, *scale = saved + 2 * channels, *shift = saved + 3 * channels;
+    std::vector<double> sums(2 * PARTS * channels, 0.0);
+    const int64_t tile = std::max<int64_t>(1, TILE / channels / runs.length);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t part = 0; part < PARTS; part++) {
+        double *total = &sums[2 * part * channels];
+        std::vector<float> few(2 * channels);
+        const int64_t end = part_start(part + 1, runs.count);
+        for (int64_t from = part_start(part, runs.count); from < end; from += tile) {
+            std::fill(few.begin(), few.end(), 0.0f);
+            for (int64_t run = from; run < std::min(end, from + tile); run++) {
+                const T *in = x + runs.in(run), *out = dy + runs.out(run);
+                const int64_t size = runs.size(run);
+                for (int64_t c = 0; c < channels; c += LANES) {
+                    const Floats a = load(scale + c), b = load(shift + c);
+                    const Floats mean = load(means + c);
+                    Floats s = load(&few[c]), t = load(&few[channels + c]);
+                    for (int64_t p = 0; p < size; p++) {
+                        Window<POOLED, T> window(in + p * runs.step() + c, runs, a, b);
+                        Floats g = load(out + p * channels + c);
+                        if (RELU) g = window.best <= 0 ? Floats{} : g;
+                        s += g;
+                        t += g * (window.x_of_best - mean);
+                    }
+                    store(&few[c], s);
+                    store(&few[channels + c], t);
+                }
+            }
+            for (int64_t c = 0; c < 2 * channels; c++) total[c] += few[c];
+        }
+    }
+    std::vector<double> gradients(2 * channels);
+    for (int64_t c = 0; c < channels; c++) {
+        double &dweight = gradients[c], &dbias = gradients[channels + c];
+        for (int64_t part = 0; part < PARTS; part++) {
+            dbias += sums[2 * part * channels + c];
+            dweight += sums[(2 * part + 1) * channels + c];
+        }
+        dweight *= saved[channels + c];
+    }
+    return gradients;
+}
+
+}  // namespace
