@@ -199,11 +199,20 @@ def test_what_the_kernels_cannot_take_goes_to_the_two() -> None:
     with torch.autocast("cpu", torch.float16):
         assert net(x).dtype == torch.float16
     odd = images(2, 16, 4, 5)
-    torch.testing.assert_close(by(net, odd), by(apart, odd), rtol=2**-7, atol=2**-7)
+    answers = [by(net, odd), by(apart, odd)]
+    torch.testing.assert_close(*answers, rtol=2**-7, atol=2**-7)
+    gradients = [torch.autograd.grad(y.float().pow(3).sum(), conv.weight)[0] for y in answers]
+    assert (gradients[0] - gradients[1]).norm() <= 0.02 * gradients[1].norm()
+    assert by(net, images(0, 16, 4, 4)).shape == (0, 16, 4, 4)
     with pytest.raises(RuntimeError, match=r"expected input.* to have 16 channels"):
         by(net, images(2, 32, 4, 4))
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         by(net, images(1, 16, 1, 1))
+    pooled = FusedConvNorm(conv, FusedNorm(norm, nn.MaxPool2d(2)))
+    odd = images(2, 16, 5, 4)
+    torch.testing.assert_close(
+        by(pooled, odd), nn.functional.max_pool2d(by(apart, odd), 2), rtol=2**-7, atol=2**-7
+    )
     large = images(1, 16, 130, 130)
     torch.testing.assert_close(by(net, large), by(apart, large), rtol=2**-7, atol=2**-7)
     coloured = FusedConvNorm(layer(3, 16)[0], FusedNorm(norm))

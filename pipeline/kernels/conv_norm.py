@@ -91,12 +91,12 @@ class FusedConvNorm(nn.Module):
             return False
         if not (torch.is_autocast_enabled("cpu") and x.dtype in (torch.float32, torch.bfloat16)):
             return False
-        count, channels, height, width = x.shape
+        _, channels, height, width = x.shape
         return (
             torch.get_autocast_dtype("cpu") == torch.bfloat16
             and channels == conv.in_channels
             and width % 2 == 0
-            and count * height * width > 1
+            and x.numel() > 0
             and height * width * max(channels, conv.out_channels) <= MOST_VALUES
             and not (x.requires_grad and channels % LANES)
         )
