@@ -106,9 +106,6 @@ class Coordinator:
             self.ledger.store.note_hindrance(-math.inf)
         self._ticked_at = now
         deaths = self.pool.reap()
-        if self._when_idle is not None and self.pool.num_done and self.pool.num_workers:
-            self._when_idle()
-            self._when_idle = None
         for death in deaths:
             self.view.note(f"{death.job.name} {death.text}")
         if deaths or time.monotonic() - self._swept_at > SWEEP_SEC:
@@ -117,6 +114,16 @@ class Coordinator:
         for death in deaths:
             if death.is_final:
                 _raise(death)
+        if self._when_idle is not None and self._has_idle_worker():
+            self._when_idle()
+            self._when_idle = None
+
+    def _has_idle_worker(self) -> bool:
+        """Whether one finds nothing to do, and others do: it waits, as one of them may fail."""
+        now, num_workers = self._standing, self.pool.num_workers
+        if self.pool.num_done:  # there was no time left for another trial
+            return num_workers > 0
+        return now is not None and now.is_claimed and 0 < now.running < num_workers
 
     def _sweep(self) -> None:
         self._swept_at = time.monotonic()
@@ -131,8 +138,8 @@ class Coordinator:
         if recently and not events and not count:
             return
         now, self._counted_at = standing(self.ledger), time.monotonic()
-        if now != self._standing:
-            self._standing = now
+        before, self._standing = self._standing, now
+        if now != before:
             self.view.study(now)
             self.journal.try_put(StudyProgress(now.ended, study_metrics(now), now_ms()))
             retell(self.ledger, self.journal)
@@ -196,6 +203,7 @@ def standing(ledger: Ledger) -> Standing:
         missed=ledger.nearest_miss(),
         front=len(ledger.front()) if len(ledger.objectives) > 1 else 0,
         kind=ledger.kind,
+        running=states.count(TrialState.RUNNING),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.words import show_metric
 
@@ -17,7 +17,7 @@ class Standing:
     finished. `carried` trials are another study's, and in none of the other counts. `missed` says
     which trial comes nearest to the constraints, where none keeps them. `front` counts the trials
     that none beats in all metrics, in a search by several. `kind` names what is counted: the study,
-    or a follow-up of it.
+    or a follow-up of it. `running` trials come and go without being told of.
     """
 
     target: int
@@ -34,6 +34,7 @@ class Standing:
     missed: str = ""
     front: int = 0
     kind: str = "study"
+    running: int = field(default=0, compare=False)
 
     @property
     def is_search(self) -> bool:
@@ -58,6 +59,11 @@ class Standing:
     @property
     def ended(self) -> int:
         return self.finished + self.failed
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether the running trials are the last, unless one fails."""
+        return self.finished + self.running >= self.target
 
     @property
     def best(self) -> str:

@@ -26,6 +26,7 @@ from pipeline.errors import UserError
 from pipeline.final import Crowned
 from pipeline.finalists import Finalist, Verdict
 from pipeline.outcome import Outcome
+from pipeline.places import DEFAULT_STORAGE
 from pipeline.progress import LogView
 from pipeline.report.summary import summary
 from pipeline.search import Options, run_search
@@ -297,6 +298,22 @@ def test_a_time_limit_starts_no_further_trial(workspace: Path) -> None:
     assert outcome.timed_out
     assert outcome.standing.finished == 0
     assert not outcome.succeeded
+
+
+def test_what_the_end_needs_is_loaded_while_the_last_trial_trains(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one worker, while the other waits for it to fail."""
+    seen: list[list[str]] = []
+
+    def look() -> None:
+        study = optuna.load_study(study_name="tiny", storage=DEFAULT_STORAGE)
+        seen.append(sorted(trial.state.name for trial in study.get_trials()))
+
+    monkeypatch.setattr("pipeline.search._load_exporter", look)
+    long = ["training.epochs=100", "training.early_stopping.patience=100"]
+    search(workspace, "study.trials=3", *long, workers=2)
+    assert seen == [["COMPLETE", "COMPLETE", "RUNNING"]]
 
 
 def test_a_batch_of_more_images_than_there_are_is_told(workspace: Path) -> None:
