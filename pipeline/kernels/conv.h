@@ -23,6 +23,10 @@ constexpr int64_t SUMS = 16 * 16;       // float32 values of one
 
 INLINE int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
+// What was stored there is in memory from here on, and what is there may have changed. GCC doesn't
+// know which memory the instructions for tiles read, and all of which they write.
+INLINE void settle(const void *memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }
+
 // While it lives, this thread's tiles are what all here takes them for; then others' again.
 class Tiles {
     struct alignas(64) Configuration {
@@ -33,13 +37,18 @@ class Tiles {
 
 public:
     Tiles() {
+        settle(&before);
         _tile_storeconfig(&before);
         Configuration ours;
         std::fill_n(ours.bytes, 8, uint16_t(64));
         std::fill_n(ours.rows, 8, uint8_t(16));
+        settle(&ours);
         _tile_loadconfig(&ours);
     }
-    ~Tiles() { _tile_loadconfig(&before); }
+    ~Tiles() {
+        settle(&before);
+        _tile_loadconfig(&before);
+    }
     Tiles(const Tiles &) = delete;
 };
 
@@ -304,6 +313,8 @@ void convolve_by(const BFloat16 *image, const Layout &in, const Filter &filter,
 // An image in its layout, to (height, width, outputs).
 INLINE void convolve(const BFloat16 *image, const Layout &in, const Filter &filter,
                      const std::vector<Strip> &all, BFloat16 *out) {
+    settle(image);
+    settle(filter.at(0));
     if (filter.outputs % (2 * LANES)) convolve_by<1>(image, in, filter, all, out);
     else convolve_by<2>(image, in, filter, all, out);
 }
@@ -385,6 +396,9 @@ public:
 
     // Adds the products of the first so many images that were taken.
     void add(int64_t count) {
+        settle(gradients.data);
+        settle(copies.data);
+        settle(sums.data);
         for (int64_t output = 0; output < outputs;) {
             const bool two = outputs % 2 == 0;
             for (int64_t column = 0; column < columns();) {
