@@ -167,7 +167,8 @@ class TrainStep:
         self._forward, self._update = build(self.forward), build(self.update)
 
     def fuse(self) -> None:
-        """Have norms, pooling and ReLUs run as one operation each, with kernels for a CPU.
+        """Have a norm, the pooling and the ReLU after it run as one operation, with kernels for a
+        CPU; on one with AMX, with the convolution before it.
 
         Raises:
             RuntimeError: it is no CPU, or the kernels can't be had.
