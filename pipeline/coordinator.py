@@ -116,12 +116,12 @@ class Coordinator:
                 _raise(death)
         if self._when_idle is not None and self._has_idle_worker():
             self._when_idle()
-            self._when_idle = None
+            self._when_idle, self._ticked_at = None, time.time()
 
     def _has_idle_worker(self) -> bool:
         """Whether one finds nothing to do, and others do: it waits, as one of them may fail."""
         now, num_workers = self._standing, self.pool.num_workers
-        if self.pool.num_done:  # there was no time left for another trial
+        if self.pool.num_done:  # such as when there was no time left for another trial
             return num_workers > 0
         return now is not None and now.is_claimed and 0 < now.running < num_workers
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from copy import deepcopy
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -255,6 +259,33 @@ def test_a_twin_learns_as_its_net_does(
     assert ours <= 1.1 * theirs <= 0.25 * exact.norm()
 
 
+def test_layers_that_are_cast_later_go_to_the_two() -> None:
+    """They are shared with the net, which whoever holds it may do with as they like."""
+    torch.manual_seed(0)
+    conv, norm = layer(16, 16)
+    net, x = FusedConvNorm(conv, FusedNorm(norm)), images(2, 16, 4, 4)
+    wanted = by(net, x)
+    conv.bfloat16()
+    torch.testing.assert_close(by(net, x), wanted, rtol=2**-7, atol=2**-7)
+    norm.double()
+    with pytest.raises(RuntimeError, match="mixed dtype"):  # torch's own words
+        by(net, x)
+
+
+def test_another_process_asks_for_the_tiles_itself(tmp_path: Path) -> None:
+    conv, norm = layer(16, 16)
+    net, x = FusedConvNorm(conv, FusedNorm(norm)), images(2, 16, 4, 4)
+    file = tmp_path / "net"
+    file.write_bytes(pickle.dumps((net, x)))
+    code = (
+        "import pathlib, pickle, torch\n"
+        f"net, x = pickle.loads(pathlib.Path({str(file)!r}).read_bytes())\n"
+        "with torch.autocast('cpu', torch.bfloat16): print(net(x).float().sum().item())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == by(net, x).float().sum().item()
+
+
 def test_which_convolutions_are_taken() -> None:
     for inputs, outputs, size in [(1, 16, 3), (3, 16, 3), (16, 48, 3), (64, 32, 1)]:
         assert can_fuse_convolution(layer(inputs, outputs, size)[0])
@@ -273,3 +304,6 @@ def test_which_convolutions_are_taken() -> None:
     for inputs, outputs, size in [(4, 16, 3), (3, 16, 1), (16, 24, 3)]:
         assert not can_fuse_convolution(layer(inputs, outputs, size)[0])
     assert not can_fuse_convolution(nn.Linear(16, 16))
+    watched = layer(16, 16)[0]
+    watched.register_forward_hook(lambda *_: None)
+    assert not can_fuse_convolution(watched)

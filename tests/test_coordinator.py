@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
@@ -56,11 +57,23 @@ def test_an_interrupt_that_a_library_drops_ends_the_watch_at_the_next_look(
     assert pool.num_workers == 2
 
 
-def watch(monkeypatch: pytest.MonkeyPatch, pool: Any, when_idle: Callable[[], None]) -> None:
-    """A coordinator's watch over this pool, with nothing to count or to show."""
+def test_what_takes_long_in_an_idle_moment_is_no_hindrance_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That would forgive workers that are silent."""
+    monkeypatch.setattr(coordinator, "SLOW_SEC", 0.2)
+    hindrances = watch(monkeypatch, Workers(2, 1, 1, 0), lambda: time.sleep(0.3))
+    assert hindrances == []
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, pool: Any, when_idle: Callable[[], None]) -> list[float]:
+    """A coordinator's watch over this pool, with nothing to count or to show: what it noted of
+    the machine."""
+    hindrances: list[float] = []
     monkeypatch.setattr(coordinator, "TICK_SEC", 0.0)
     for part in ("_sweep", "_show"):
         monkeypatch.setattr(coordinator.Coordinator, part, lambda *_, **__: None)
-    store = SimpleNamespace(note_hindrance=print, let_go=print)
+    store = SimpleNamespace(note_hindrance=hindrances.append, let_go=print)
     given: Any = SimpleNamespace(note=print, store=store)
     coordinator.Coordinator(given, pool, given, given, given, None, when_idle).watch()
+    return hindrances

@@ -44,6 +44,7 @@ public:
         std::fill_n(ours.rows, 8, uint8_t(16));
         settle(&ours);
         _tile_loadconfig(&ours);
+        settle(&ours);
     }
     ~Tiles() {
         settle(&before);
@@ -352,14 +353,15 @@ class Correlation {
     }
 
 public:
-    Correlation(const Layout &in, int64_t channels)
+    // images: so many are taken at a time.
+    Correlation(const Layout &in, int64_t channels, int64_t images)
         : in(in), outputs(channels / LANES), inputs(in.stride / LANES),
           steps(ceil_div(in.height * in.width, TERMS)), pairs(in.border() * in.width + steps * 16),
-          gradients(at_once(in) * outputs * steps * HALVES),
-          copies(at_once(in) * inputs * in.taps * pairs * TERMS),
+          gradients(images * outputs * steps * HALVES),
+          copies(images * inputs * in.taps * pairs * TERMS),
           sums(outputs * columns() * SUMS) {}
 
-    // How many images are taken at a time: sums are loaded and stored for each 1024 pixels.
+    // How many images to take at a time: sums are loaded and stored once for each 1024 pixels.
     static int64_t at_once(const Layout &in) {
         return std::max<int64_t>(1, 1024 / (in.height * in.width));
     }

@@ -6,8 +6,8 @@
 // (outputs, taps, taps, inputs) float32; z, the convolution: like x, of the outputs, a multiple of
 // 16; y: the same, with halves of height and width where it is pooled, which must then be even.
 
-#if defined(__linux__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && \
-    defined(__AVX512VBMI2__)
+#if defined(__linux__) && (defined(__AMX_BF16__) || defined(__AMXBF16__)) && \
+    defined(__AVX512BF16__) && defined(__AVX512VBMI2__)
 
 #include <optional>
 #include <unistd.h>
@@ -77,13 +77,14 @@ void backward(const BFloat16 *x, const float *weight, const BFloat16 *z, const B
     std::optional<Filter> filter;
     if (dx) filter.emplace(weight, all.inputs, out, true, threads);
     const std::vector<Strip> places = strips(out);
-    const int64_t at_once = Correlation::at_once(in), groups = ceil_div(all.count, at_once);
+    const int64_t at_once = std::min(Correlation::at_once(in), ceil_div(all.count, threads));
+    const int64_t groups = ceil_div(all.count, at_once);
     std::vector<std::optional<Correlation>> sums(threads);  // not shared, so their order is fixed
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int thread = 0; thread < threads; thread++) {
         const Tiles tiles;
         const Buffer<BFloat16> dz(out_size), image(in.size), gradient(out.size);
-        Correlation &own = sums[thread].emplace(in, channels);
+        Correlation &own = sums[thread].emplace(in, channels, at_once);
         const int64_t end = std::min(all.count, groups * (thread + 1) / threads * at_once);
         for (int64_t first = groups * thread / threads * at_once; first < end; first += at_once) {
             const int64_t count = std::min(at_once, end - first);

@@ -1,4 +1,4 @@
-"""A 3x3 convolution and the norm, the pooling and the ReLU after it as one operation, on a CPU.
+"""A convolution and the norm, the pooling and the ReLU after it as one operation, on a CPU.
 
 The convolution is ours, for processors with AMX: what a norm needs of it is taken while it is in
 the cache; and the gradient of its weights, for which oneDNN takes two to four times as long as for
@@ -20,14 +20,16 @@ SIZES = (((3, 3), (1, 1)), ((1, 1), (0, 0)))
 """Of filters, with their padding."""
 COLOURS = 3
 """So many channels, at most, are unfolded for a filter of 3x3."""
+FEWEST_PIXELS = 4
+"""Of an image: a tile has 32, and is not filled with those of several."""
 MOST_VALUES = 2**18
 """Of an image, in or out: larger ones don't fit into the cache with what is made of them."""
 
 
 def can_fuse_convolution(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether it is a convolution by 3x3 or 1x1 that keeps height and width, without a bias, from
-    a few colours or a multiple of 16 channels to one, in float32; and this machine has the
-    kernels."""
+    a few colours or a multiple of 16 channels to one, in float32, without hooks; and this machine
+    has the kernels. Of a subclass its settings are taken at their word."""
     if not isinstance(conv, nn.Conv2d):
         return False
     most = COLOURS if conv.kernel_size == (3, 3) else 0
@@ -40,6 +42,7 @@ def can_fuse_convolution(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
         and conv.out_channels % LANES == 0
         and (conv.in_channels % LANES == 0 or conv.in_channels <= most)
         and conv.weight.dtype == torch.float32
+        and not (conv._forward_pre_hooks or conv._forward_hooks)
         and can_convolve()
     )
 
@@ -49,8 +52,8 @@ class FusedConvNorm(nn.Module):
 
     Same numbers but for rounding: the convolution is rounded to bfloat16, as autocast has it, and
     the gradient of its weights is not. What the kernels can't take is given to the two one by one:
-    all but images on a CPU in train mode, under autocast to bfloat16, of an even width and not too
-    large.
+    all but images on a CPU in train mode, under autocast to bfloat16, of an even width and neither
+    tiny nor too large; and colours of which gradients are asked.
 
     Args:
         conv: its weights stay its own.
@@ -86,19 +89,22 @@ class FusedConvNorm(nn.Module):
         return self.norm.completed(y, pooled)
 
     def _can_take(self, x: Tensor) -> bool:
-        conv = self.conv
-        if x.device.type != "cpu" or x.dim() != 4 or not self.norm.norm.training:
+        conv, norm = self.conv, self.norm
+        if x.dim() != 4 or not norm.norm.training or not norm.is_at_home(x):
             return False
         if not (torch.is_autocast_enabled("cpu") and x.dtype in (torch.float32, torch.bfloat16)):
             return False
         _, channels, height, width = x.shape
         return (
             torch.get_autocast_dtype("cpu") == torch.bfloat16
+            and (conv.weight.device.type, conv.weight.dtype) == ("cpu", torch.float32)
             and channels == conv.in_channels
             and width % 2 == 0
             and x.numel() > 0
+            and height * width >= FEWEST_PIXELS
             and height * width * max(channels, conv.out_channels) <= MOST_VALUES
             and not (x.requires_grad and channels % LANES)
+            and can_convolve()  # it may come from a process that can
         )
 
 

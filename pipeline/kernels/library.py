@@ -42,7 +42,7 @@ CONVOLUTIONS: dict[str, Arguments] = {
     "conv_norm_forward": _POINTERS * 9 + _CONV + _NUMBERS * 2,
     "conv_norm_backward": _POINTERS * 9 + _CONV,
 }
-"""Those that there are where `can_convolve` says so."""
+"""Those that there are on a processor with AMX; to be called where `can_convolve` says so."""
 
 
 class KernelError(RuntimeError):

@@ -99,6 +99,12 @@ class FusedNorm(nn.Module):
         """Whether images like these, before the pooling, are pooled by the kernels."""
         return self.pool is not None and x.shape[2] % 2 == x.shape[3] % 2 == 0
 
+    def is_at_home(self, x: Tensor) -> bool:
+        """Whether images and the norm are on the CPU, and that is in float32: neither it nor what
+        follows may have been moved or cast since."""
+        weight = self.norm.weight
+        return x.device.type == weight.device.type == "cpu" and weight.dtype == torch.float32
+
     def count(self) -> None:
         """One batch more, for the norm's books."""
         if self.norm.num_batches_tracked is not None:
@@ -110,7 +116,7 @@ class FusedNorm(nn.Module):
 
     def _can_take(self, x: Tensor) -> bool:
         norm = self.norm
-        if x.device.type != "cpu" or x.dtype not in DTYPES:
+        if x.dtype not in DTYPES or not self.is_at_home(x):
             return False
         if x.dim() != 4 or x.shape[1] != norm.num_features or not x.numel():
             return False  # torch has words for it

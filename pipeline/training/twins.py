@@ -25,7 +25,7 @@ def fused(model: nn.Module) -> nn.Module:
     it, too: a `FusedConvNorm`. The twin goes on with the net's weights as they change.
 
     Layers share their mode with the net's. Modules of other kinds that hold layers are in train
-    mode, and hooks on containers are not called.
+    mode, and hooks on containers, and on convolutions that got theirs later, are not called.
 
     Raises:
         KernelError: the kernels can't be had on this machine.
