@@ -100,8 +100,8 @@ class FusedNorm(nn.Module):
         return self.pool is not None and x.shape[2] % 2 == x.shape[3] % 2 == 0
 
     def is_at_home(self, x: Tensor) -> bool:
-        """Whether images and the norm are on the CPU, and that is in float32: neither it nor what
-        follows may have been moved or cast since."""
+        """Whether images and the norm are on the CPU, and the norm is in float32, still: whoever
+        holds the net may have moved or cast it since."""
         weight = self.norm.weight
         return x.device.type == weight.device.type == "cpu" and weight.dtype == torch.float32
 

@@ -30,7 +30,7 @@ def fused(model: nn.Module) -> nn.Module:
     Raises:
         KernelError: the kernels can't be had on this machine.
     """
-    return _rewritten(model, _with_fused_norms)
+    return _rewritten(model, _with_fused_layers)
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -68,7 +68,7 @@ def _in_order(model: nn.Module) -> Iterator[nn.Module]:
         yield from _in_order(child) if _is_sequential(child) else (child,)
 
 
-def _with_fused_norms(parts: Parts) -> Iterator[nn.Module]:
+def _with_fused_layers(parts: Parts) -> Iterator[nn.Module]:
     left = deque(parts)
     while left:
         part, norm = left.popleft(), left[0] if left else None
