@@ -2,7 +2,7 @@
 
 More threads are not always faster: in a small net, and on a busy machine, they wait for one another
 more than they work. Nor is bfloat16, on processors that have it at half the rate; nor are fused
-layers, in a net that has few; nor is compiling, for a study that is over before the compiler is. All
+layers, in a net of few; nor is compiling, for a study that is over before the compiler is. All
 of it decides how floating-point sums come out, so it belongs to the study and not to a run of it.
 """
 
