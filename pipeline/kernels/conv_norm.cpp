@@ -61,6 +61,30 @@ void forward(const BFloat16 *x, const float *weight, BFloat16 *z, BFloat16 *y, c
                                       all.shape(), threads);
 }
 
+// In eval mode a convolution need not leave the cache.
+template <bool POOLED, bool RELU>
+void apply(const BFloat16 *x, const float *weight, BFloat16 *y, const float *scale,
+           const float *shift, const Images &all, int threads) {
+    const int64_t in_size = all.pixels() * all.inputs, out_size = all.pixels() * all.outputs;
+    const Layout in = all.in();
+    const Filter filter(weight, all.outputs, in, false, threads);
+    const std::vector<Strip> places = strips(in);
+    const Runs<POOLED> runs({1, all.height, all.width, all.outputs});
+#pragma omp parallel num_threads(threads)
+    {
+        const Tiles tiles;
+        const Buffer<BFloat16> image(in.size), z(out_size);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < all.count; n++) {
+            in.take(x + n * in_size, image.data);
+            convolve(image.data, in, filter, places, z.data);
+            BFloat16 *to = y + n * out_size / (POOLED ? 4 : 1);
+            for (int64_t run = 0; run < runs.count; run++)
+                normalize_run<BFloat16, POOLED, RELU>(z.data, to, scale, shift, runs, run);
+        }
+    }
+}
+
 template <bool POOLED, bool RELU>
 void backward(const BFloat16 *x, const float *weight, const BFloat16 *z, const BFloat16 *dy,
               BFloat16 *dx, float *dweight, float *dscale, float *dshift, const float *saved,
@@ -138,6 +162,15 @@ extern "C" void conv_norm_backward(const void *x, const float *weight, const voi
     const Images all{images, inputs, outputs, height, width, taps};
     DISPATCH(backward, (const BFloat16 *)x, weight, (const BFloat16 *)z, (const BFloat16 *)dy,
              (BFloat16 *)dx, dweight, dscale, dshift, saved, all, threads)
+}
+
+// By a scale and a shift of each channel.
+extern "C" void conv_norm_apply(const void *x, const float *weight, void *y, const float *scale,
+                                const float *shift, int64_t images, int64_t inputs,
+                                int64_t outputs, int64_t height, int64_t width, int64_t taps,
+                                int pooled, int relu, int threads) {
+    const Images all{images, inputs, outputs, height, width, taps};
+    DISPATCH(apply, (const BFloat16 *)x, weight, (BFloat16 *)y, scale, shift, all, threads)
 }
 
 #else

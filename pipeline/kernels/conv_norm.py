@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.kernels.library import can_convolve, library
-from pipeline.kernels.norm import LANES, LAYOUT, FusedNorm, addresses, averages, room
+from pipeline.kernels.norm import (
+    LANES,
+    LAYOUT,
+    FusedNorm,
+    addresses,
+    averages,
+    is_asked_for_gradients,
+    room,
+    scale_and_shift,
+)
 
 SIZES = (((3, 3), (1, 1)), ((1, 1), (0, 0)))
 """Of filters, with their padding."""
@@ -52,45 +61,47 @@ class FusedConvNorm(nn.Module):
 
     Same numbers but for rounding: the convolution is rounded to bfloat16, as autocast has it, and
     the gradient of its weights is not. What the kernels can't take is given to the two one by one:
-    all but images on a CPU in train mode, under autocast to bfloat16, of an even width and neither
-    tiny nor too large; and colours of which gradients are asked.
+    all but images on a CPU under autocast to bfloat16, of an even width and neither tiny nor too
+    large; colours of which gradients are asked; and, in eval mode, all of which they are.
 
     Args:
         conv: its weights stay its own.
         norm: of as many channels as come out.
+        otherwise: does the same as the two, in their place.
 
     Raises:
         ValueError: it is no convolution that the kernels can take, or not of the norm's channels.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: FusedNorm) -> None:
+    def __init__(
+        self, conv: nn.Conv2d, norm: FusedNorm, otherwise: nn.Module | None = None
+    ) -> None:
         super().__init__()
         if not can_fuse_convolution(conv) or norm.norm.num_features != conv.out_channels:
             raise ValueError(f"the kernels can't take {conv} and {norm.norm}")
-        self.conv, self.norm = conv, norm
+        self.conv, self.norm, self.otherwise = conv, norm, otherwise
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, K, H, W), or (N, K, H // 2, W // 2) where it is pooled."""
         y: Tensor
         if not self._can_take(x):
-            y = self.norm(self.conv(x))
+            y = self.norm(self.conv(x)) if self.otherwise is None else self.otherwise(x)
             return y
         norm, pooled = self.norm.norm, self.norm.pools(x)
-        self.norm.count()
-        y = _ConvNorm.apply(
-            x.to(torch.bfloat16).contiguous(memory_format=LAYOUT),
-            self.conv.weight.contiguous(memory_format=LAYOUT),
-            norm.weight,
-            norm.bias,
-            norm,
-            pooled,
-            self.norm.relu,
-        )
+        x = x.to(torch.bfloat16).contiguous(memory_format=LAYOUT)
+        weight = self.conv.weight.contiguous(memory_format=LAYOUT)
+        if norm.training:
+            self.norm.count()
+            y = _ConvNorm.apply(x, weight, norm.weight, norm.bias, norm, pooled, self.norm.relu)
+        else:
+            y = _by_averages(x, weight, norm, pooled, self.norm.relu)
         return self.norm.completed(y, pooled)
 
     def _can_take(self, x: Tensor) -> bool:
         conv, norm = self.conv, self.norm
-        if x.dim() != 4 or not norm.norm.training or not norm.is_at_home(x):
+        if x.dim() != 4 or not norm.is_at_home(x):
+            return False
+        if not norm.norm.training and is_asked_for_gradients(x, conv.weight, norm.norm.weight):
             return False
         if not (torch.is_autocast_enabled("cpu") and x.dtype in (torch.float32, torch.bfloat16)):
             return False
@@ -122,11 +133,10 @@ class _ConvNorm(torch.autograd.Function):
         pooled: bool,
         relu: bool,
     ) -> Tensor:
-        shape = (len(x), len(weight), *x.shape[2:])
+        shape = _shape(x, weight)
         z, y = room(shape, x.dtype), room(shape, x.dtype, pooled)
         saved = torch.empty(4, len(weight))
-        count, inputs, height, width = x.shape
-        ctx.how = (count, inputs, len(weight), height, width, weight.shape[-1], pooled, relu)
+        ctx.how = _how(x, weight, pooled, relu)
         library().conv_norm_forward(
             *addresses(x, weight, z, y, scale, shift, *averages(norm), saved),
             *ctx.how,
@@ -153,3 +163,29 @@ class _ConvNorm(torch.autograd.Function):
             torch.get_num_threads(),
         )
         return dx, dweight, dscale, dshift, None, None, None
+
+
+def _by_averages(
+    x: Tensor, weight: Tensor, norm: nn.BatchNorm2d, pooled: bool, relu: bool
+) -> Tensor:
+    """In eval mode, without gradients."""
+    y = room(_shape(x, weight), x.dtype, pooled)
+    scale, shift = scale_and_shift(norm)
+    library().conv_norm_apply(
+        *addresses(x, weight, y, scale, shift),
+        *_how(x, weight, pooled, relu),
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def _shape(x: Tensor, weight: Tensor) -> tuple[int, int, int, int]:
+    """Of the convolution."""
+    count, _, height, width = x.shape
+    return count, len(weight), height, width
+
+
+def _how(x: Tensor, weight: Tensor, pooled: bool, relu: bool) -> tuple[int, ...]:
+    """As the kernels take it."""
+    count, inputs, height, width = x.shape
+    return count, inputs, len(weight), height, width, weight.shape[-1], pooled, relu

@@ -41,6 +41,7 @@ ARGUMENTS: dict[str, Arguments] = {
 CONVOLUTIONS: dict[str, Arguments] = {
     "conv_norm_forward": _POINTERS * 9 + _CONV + _NUMBERS * 2,
     "conv_norm_backward": _POINTERS * 9 + _CONV,
+    "conv_norm_apply": _POINTERS * 5 + _CONV,
 }
 """Those that there are on a processor with AMX; to be called where `can_convolve` says so."""
 

@@ -122,8 +122,7 @@ class FusedNorm(nn.Module):
             return False  # torch has words for it
         if norm.training:
             return x.numel() > x.shape[1]
-        learns = x.requires_grad or norm.weight.requires_grad
-        return not (learns and torch.is_grad_enabled())
+        return not is_asked_for_gradients(x, norm.weight)
 
 
 class _Norm(torch.autograd.Function):
@@ -168,13 +167,23 @@ class _Norm(torch.autograd.Function):
 
 def _by_averages(x: Tensor, norm: nn.BatchNorm2d, pooled: bool, relu: bool) -> Tensor:
     """In eval mode, without gradients."""
-    mean, variance = averages(norm)
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    shift = norm.bias - mean * scale
     y = room(x.shape, x.dtype, pooled)
+    scale, shift = scale_and_shift(norm)
     how = (*x.shape, x.dtype == torch.bfloat16, pooled, relu)
     library().norm_apply(*addresses(x, y, scale, shift), *how, torch.get_num_threads())
     return y
+
+
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What it comes to in eval mode, each (C,) float32."""
+    mean, variance = averages(norm)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale
+
+
+def is_asked_for_gradients(*tensors: Tensor) -> bool:
+    """Whether those of any of them may be asked for."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def averages(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -194,4 +203,5 @@ def room(shape: Sequence[int], dtype: torch.dtype, pooled: bool = False) -> Tens
 
 
 def addresses(*tensors: Tensor) -> Iterator[int]:
+    """Of tensors that somebody else holds: these are let go before the call that they are for."""
     return (tensor.data_ptr() for tensor in tensors)

@@ -36,7 +36,8 @@ def fused(model: nn.Module) -> nn.Module:
 def folded(model: nn.Module) -> nn.Module:
     """For scoring on a CPU, of a net in eval mode: a BatchNorm after a convolution becomes part of
     its weights, as they are now (https://arxiv.org/abs/1712.05877, section 3.2); or, where it is
-    pooled and there are kernels, a `FusedNorm`, which pools faster than torch."""
+    pooled and there are kernels, a `FusedNorm`, which pools faster than torch. Where the processor
+    has AMX, the two are a `FusedConvNorm`, and all this is for what that can't take."""
     return _rewritten(model, _with_folded_norms)
 
 
@@ -90,10 +91,18 @@ def _with_folded_norms(parts: Parts) -> Iterator[nn.Module]:
             continue
         left.popleft()
         following = _following(left)
-        if any(map(halves, following)) and can_fuse(norm) and not missing():
-            yield from (part, FusedNorm(norm, *following))
-        else:
+        if not can_fuse(norm) or missing():
             yield from (fuse_conv_bn_eval(part, norm), *following)
+            continue
+        fused_norm = FusedNorm(norm, *following)
+        if any(map(halves, following)):
+            apart: Parts = part, fused_norm
+        else:
+            apart = fuse_conv_bn_eval(part, norm), *following
+        if can_fuse_convolution(part):
+            yield FusedConvNorm(part, fused_norm, nn.Sequential(*apart))
+        else:
+            yield from apart
 
 
 def _following(left: deque[nn.Module]) -> list[nn.Module]:
