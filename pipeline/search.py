@@ -78,7 +78,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     plan = make_plan(config, splits, ledger, devices, options.num_workers)
     asked = config.training.engine
     if devices[0] == "cpu" and asked in ("auto", "fused") and (reason := missing()):
-        view.note(f"norms run op by op, and training may take longer: {reason}")
+        view.note(f"the step runs op by op, and training may take longer: {reason}")
     ledger.fixed("tags", lambda: _tags(plan))
     batch_size, num_images = config.training.batch_size, len(splits.train)
     if batch_size > num_images:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.augmentation import colour, erasing, flips, geometry, randaugment
+from pipeline.augmentation.changes import Changes
 from pipeline.augmentation.settings import AugmentationSettings
 
 NUM_DRAWS = 26  # 7 for geometry, 4 for colour, 7 for rectangles, 2 for each RandAugment round
@@ -43,6 +44,11 @@ class Structure:
     def is_nothing(self) -> bool:
         """Whether images are left as they are."""
         return self == Structure(False, "none", False, False, False, 0)
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels are moved, RandAugment's rounds aside."""
+        return self.crop or self.flip != "none" or self.affine
 
     def widened(self, other: Structure) -> Structure:
         """This structure with the other's parts beside its own, as far as there is room."""
@@ -143,10 +149,47 @@ class Augmentation:
         ]
         result = self._move(images, indices, epoch, draws[:7], rounds)
         result = self._recolour(result, draws[7:11], rounds)
-        return self._finished(self._erase(result, draws[11:18]))
+        if self.structure.rectangles:
+            result = result.mul_(~self._erased(draws[11:18]))
+        return self._finished(result)
+
+    def changes(self, indices: Tensor, epoch: int | Tensor, draws: Tensor) -> Changes:
+        """What `apply` would do to images, for the kernel that does the same on a CPU.
+
+        Raises:
+            ValueError: for RandAugment, which the kernel doesn't have.
+        """
+        structure = self.structure
+        if structure.num_ops:
+            raise ValueError("there is no kernel for RandAugment")
+        if structure.is_nothing:
+            return Changes()
+        maps = self._maps(*self._shift(indices, epoch, draws), draws[3:7])
+        grey = torch.ones(len(indices), device=draws.device)
+        return Changes(
+            maps if structure.moves else None,
+            self._matrices(draws[7:11], grey) if structure.colour else None,
+            self._erased(draws[11:18]) if structure.rectangles else None,
+        )
 
     def _finished(self, images: Tensor) -> Tensor:
         return images.to(self._dtype).contiguous(memory_format=self._memory_format)
+
+    def _shift(
+        self, indices: Tensor, epoch: int | Tensor, draws: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """How far down and right each window is moved, in pixels, and whether it is mirrored."""
+        dy = _whole(draws[0], self._range["shift_y"])
+        dx = _whole(draws[1], self._range["shift_x"])
+        if self.structure.flip == "alternating":
+            return dy, dx, flips.alternating(indices, epoch, self._range["flip"])
+        return dy, dx, draws[2] < self._range["flip"] / 2
+
+    def _maps(self, dy: Tensor, dx: Tensor, flip: Tensor, draws: Tensor) -> Tensor:
+        maps = geometry.shift_and_flip_map(dy, dx, flip)
+        if not self.structure.affine:
+            return maps
+        return geometry.compose(maps, self._affine_map(draws))
 
     def _move(
         self,
@@ -157,18 +200,12 @@ class Augmentation:
         rounds: list[randaugment.Round],
     ) -> Tensor:
         """uint8 images, (7, N) draws -> float32 images in [0, 1], cropped, flipped and mapped."""
-        dy = _whole(draws[0], self._range["shift_y"])
-        dx = _whole(draws[1], self._range["shift_x"])
-        if self.structure.flip == "alternating":
-            flip = flips.alternating(indices, epoch, self._range["flip"])
-        else:
-            flip = draws[2] < self._range["flip"] / 2
+        shift = self._shift(indices, epoch, draws)
         if not (self.structure.affine or rounds):
-            if self.structure.crop or self.structure.flip != "none":
-                images = geometry.shift_and_flip(images, dy, dx, flip)
+            if self.structure.moves:
+                images = geometry.shift_and_flip(images, *shift)
             return images.float().div_(255)
-        maps = geometry.shift_and_flip_map(dy, dx, flip)
-        maps = geometry.compose(maps, self._affine_map(draws[3:]))
+        maps = self._maps(*shift, draws[3:])
         for choice in rounds:
             maps = geometry.compose(maps, randaugment.affine_map(choice, self._size))
         # Bilinear weights may add up to a rounding error more than 1 on some devices.
@@ -184,25 +221,26 @@ class Augmentation:
 
     def _recolour(self, images: Tensor, draws: Tensor, rounds: list[randaugment.Round]) -> Tensor:
         if self.structure.colour:
-            matrices = colour.matrix(
-                brightness=1 + _centred(draws[0], self._range["brightness"]),
-                contrast=1 + _centred(draws[1], self._range["contrast"]),
-                saturation=1 + _centred(draws[2], self._range["saturation"]),
-                hue=_centred(draws[3], self._range["hue"]),
-                mean=colour.grey_mean(images),
-                num_channels=self._num_channels,
-            )
+            matrices = self._matrices(draws, colour.grey_mean(images))
             images = colour.apply(images, matrices).clamp_(0, 1)
         for choice in rounds:
             images = randaugment.recolour(images, choice)
         return images
 
-    def _erase(self, images: Tensor, draws: Tensor) -> Tensor:
-        if not self.structure.rectangles:
-            return images
+    def _matrices(self, draws: Tensor, grey_mean: Tensor) -> Tensor:
+        return colour.matrix(
+            brightness=1 + _centred(draws[0], self._range["brightness"]),
+            contrast=1 + _centred(draws[1], self._range["contrast"]),
+            saturation=1 + _centred(draws[2], self._range["saturation"]),
+            hue=_centred(draws[3], self._range["hue"]),
+            mean=grey_mean,
+            num_channels=self._num_channels,
+        )
+
+    def _erased(self, draws: Tensor) -> Tensor:
+        """True where an image is blanked, (N, 1, H, W)."""
         cutout = erasing.cutout_mask(draws[:2], self._range["cutout"], self._size)
-        erased = erasing.random_erasing_mask(draws[2:], self._range["erasing"], self._size)
-        return images.mul_(~(cutout | erased))
+        return cutout | erasing.random_erasing_mask(draws[2:], self._range["erasing"], self._size)
 
 
 def _ranges(settings: AugmentationSettings, size: tuple[int, int]) -> dict[str, float]:

@@ -16,6 +16,11 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)
 """Luma of ITU-R BT.601: the grey that saturation and contrast blend with."""
 
 
+def grey_weights(num_channels: int) -> tuple[float, ...]:
+    """What each channel is of an image's luma: as much as the others, unless there are 3."""
+    return GREY_WEIGHTS if num_channels == 3 else (1 / num_channels,) * num_channels
+
+
 def grey_mean(images: Tensor) -> Tensor:
     """Mean luma of each image, (N,), from (N, C, H, W) floats; the plain mean unless C is 3."""
     means = images.mean(dim=(2, 3))

@@ -156,9 +156,7 @@ class _ConvNorm(torch.autograd.Function):
         dweight = torch.empty_like(weight)
         dscale, dshift = torch.empty(2, len(weight)).unbind()
         library().conv_norm_backward(
-            *addresses(x, weight, z, gradient),
-            None if dx is None else dx.data_ptr(),
-            *addresses(dweight, dscale, dshift, saved),
+            *addresses(x, weight, z, gradient, dx, dweight, dscale, dshift, saved),
             *ctx.how,
             torch.get_num_threads(),
         )

@@ -35,9 +35,10 @@ ARGUMENTS: dict[str, Arguments] = {
     "norm_forward": _POINTERS * 7 + _NORM + _NUMBERS * 2,
     "norm_backward": _POINTERS * 6 + _NORM,
     "norm_apply": _POINTERS * 4 + _NORM,
+    "prepare_images": _POINTERS * 9 + (ctypes.c_int64,) * 4 + (ctypes.c_int,) * 2,
     "can_convolve": (),
 }
-"""As `norm.cpp` and `conv_norm.cpp` declare them."""
+"""As the sources declare them."""
 CONVOLUTIONS: dict[str, Arguments] = {
     "conv_norm_forward": _POINTERS * 9 + _CONV + _NUMBERS * 2,
     "conv_norm_backward": _POINTERS * 9 + _CONV,

@@ -202,6 +202,6 @@ def room(shape: Sequence[int], dtype: torch.dtype, pooled: bool = False) -> Tens
     return torch.empty(count, channels, height, width, dtype=dtype, memory_format=LAYOUT)
 
 
-def addresses(*tensors: Tensor) -> Iterator[int]:
+def addresses(*tensors: Tensor | None) -> Iterator[int | None]:
     """Of tensors that somebody else holds: these are let go before the call that they are for."""
-    return (tensor.data_ptr() for tensor in tensors)
+    return (None if tensor is None else tensor.data_ptr() for tensor in tensors)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.augmentation.augmentation import NUM_DRAWS, Augmentation
+from pipeline.kernels.images import can_prepare, prepared
 from pipeline.regularizers.label_smoothing import smoothed_cross_entropy
 from pipeline.regularizers.masks import set_rates
 from pipeline.regularizers.mixer import Draws, Mixing
@@ -103,7 +104,8 @@ class TrainStep:
         self._mixing_draws = (
             None if self.mixing is None else self.mixing.draw(shape, self.mixing_stream)
         )
-        self.net = self.model  # what is called in training; `fuse` has it called by another
+        # What is called in training, and whether its images are made by a kernel: see `fuse`.
+        self.net, self._prepares = self.model, False
         # Set by `compile` alone: bound methods of its own would keep a step alive.
         self._forward: Callable[[], tuple[Tensor, Tensor]] | None = None
         self._update: Callable[[tuple[Tensor, ...], Tensor, Tensor], None] | None = None
@@ -168,7 +170,8 @@ class TrainStep:
 
     def fuse(self) -> None:
         """Have a norm, the pooling and the ReLU after it run as one operation, with kernels for a
-        CPU; on one with AMX, with the convolution before it.
+        CPU; on one with AMX, with the convolution before it. And augmentation as one, unless it is
+        RandAugment or there are more channels than the kernel takes.
 
         Raises:
             RuntimeError: it is no CPU, or the kernels can't be had.
@@ -176,6 +179,9 @@ class TrainStep:
         if self.device.type != "cpu":
             raise RuntimeError("the fused kernels are for a CPU")
         self.net = fused(self.model)
+        num_channels = self.data.image_shape[0]
+        fits = can_prepare(num_channels, self.dtype, self.device)
+        self._prepares = fits and not self.augmentation.structure.num_ops
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Data loss and accuracy on the next batch, 0-d float32."""
@@ -242,13 +248,19 @@ class TrainStep:
         self.mixing_stream.set_state(state["mixing_stream"])
 
     def batch(self) -> tuple[Tensor, Targets]:
-        """The augmented, normalised and mixed images (N, C, H, W) float, and their targets."""
+        """The augmented, normalised and mixed images (N, C, H, W), float32 or what autocast uses,
+        and their targets."""
         split = self.data.train
         indices = self._row(self._order)
         draws = self._row(self._augmentation_draws)
-        images = self.augmentation.apply(split.images[indices], indices, self._epoch, draws)
-        images = images.sub(self.data.mean).div_(self.data.std)
-        images = images.contiguous(memory_format=torch.channels_last)
+        mean, std = self.data.mean, self.data.std
+        if self._prepares:
+            changes = self.augmentation.changes(indices, self._epoch, draws)
+            dtype = self.dtype if self.mixing is None else torch.float32
+            images = prepared(split.images, mean, std, dtype, indices, changes)
+        else:
+            images = self.augmentation.apply(split.images[indices], indices, self._epoch, draws)
+            images = images.sub(mean).div_(std).contiguous(memory_format=torch.channels_last)
         labels = split.labels[indices]
         if self.mixing is None or self._mixing_draws is None:
             return images, Targets(labels)
