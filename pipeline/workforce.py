@@ -53,6 +53,7 @@ def run_workers(
             storage=storage,
             device=device,
             threads=plan.threads,
+            splits=plan.splits,
             num_devices=plan.num_devices,
             deadline=deadline,
             forgiven=forgiven,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import mlflow
 import numpy as np
@@ -34,6 +35,7 @@ from pipeline.standing import Standing
 from pipeline.study.store import SCORED
 from pipeline.training.data import to_device
 from pipeline.workers.plan import resolve_devices
+from pipeline.workers.worker import Job
 from tests.conftest import enter
 from tests.spaces import TINY, tiny_space
 
@@ -349,6 +351,24 @@ def test_two_workers_finish_the_study_and_find_what_one_finds(
         assert ours
         assert alone
         assert ours.trial.value == alone.trial.value
+
+
+def test_workers_take_the_images_from_the_file_of_the_run(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, jobs = workspace / "kept.npz", list[Job]()
+
+    def pool(given: list[Job]) -> NoReturn:
+        jobs.extend(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.workforce.Pool", pool)
+    monkeypatch.setattr(
+        "pipeline.search.load_splits", lambda *how: replace(load_splits(*how), file=kept)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        search(workspace, workers=2)
+    assert [job.splits for job in jobs] == [kept, kept]
 
 
 def test_an_unknown_device_is_told_before_any_trial() -> None:

@@ -222,6 +222,21 @@ def test_splits_are_drawn_once_and_mapped_from_one_file(tmp_path, reads):
     same(load_splits(settings, seed=0), drawn)
 
 
+def test_who_knows_the_file_does_not_look_at_the_source(tmp_path, reads):
+    """As workers do: listing a large folder takes a second in each."""
+    drawn = load_splits(KeptSettings(cache=str(tmp_path)), seed=0)
+    changed = KeptSettings(cache=str(tmp_path), version=1)
+    known = load_splits(changed, seed=0, known=drawn.file)
+    same(known, drawn)
+    assert known.file == drawn.file
+    assert len(reads) == 1
+    drawn.file.unlink()
+    same(load_splits(changed, seed=0, known=drawn.file), drawn)
+    assert len(reads) == 2
+    assert load_splits(ToySettings(), seed=0).file is None
+    assert known.folded().file is None, "these are other splits"
+
+
 @pytest.mark.parametrize(
     "change", [{"version": 1}, {"train_images": 9}, {"validation_fraction": 0.3}]
 )

@@ -100,6 +100,7 @@ class Splits:
         source: the `kind` of the data set.
         channel_mean: mean of each channel of the training images, float32, (C,), in [0, 1].
         channel_std: standard deviation of each channel, float32, (C,), no less than one grey level.
+        file: what they are kept in, for other processes of this machine; None if they aren't.
     """
 
     train: ImageSet
@@ -110,6 +111,7 @@ class Splits:
     source: str
     channel_mean: npt.NDArray[np.float32]
     channel_std: npt.NDArray[np.float32]
+    file: Path | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -131,7 +133,8 @@ class Splits:
             np.concatenate([part.images for part in both]),
             np.concatenate([part.labels for part in both]),
         )
-        return replace(self, train=train, validation=self.validation.take(np.arange(0)))
+        none = self.validation.take(np.arange(0))
+        return replace(self, train=train, validation=none, file=None)
 
 
 def file_stamps(paths: Sequence[Path]) -> list[tuple[str, int, int]] | None:

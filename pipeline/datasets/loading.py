@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.base import DataSettings, Images, ImageSet, Labels, Progress, Splits
-from pipeline.datasets.split_cache import keep, load_kept
+from pipeline.datasets.split_cache import keep, kept_file, load_kept
 from pipeline.datasets.stratify import Indices, Partition, partition, subset
 from pipeline.seeding import generator
 
@@ -22,18 +22,29 @@ _CHUNK = 4096  # images hashed or averaged at a time: bounds the copies made of 
 _VERSION = 1  # of how splits are drawn: those that another one has kept are not taken
 
 
-def load_splits(settings: DataSettings, seed: int, progress: Progress | None = None) -> Splits:
+def load_splits(
+    settings: DataSettings,
+    seed: int,
+    progress: Progress | None = None,
+    known: Path | None = None,
+) -> Splits:
     """Train, validation and selection images, drawn by `seed` alone, class by class.
 
     `train_images` does not change who is in validation and selection.
+
+    Args:
+        known: a file that has them, as another process found (`Splits.file`): the source's files
+            aren't looked at again while it is intact.
 
     Raises:
         UserError: the data set is missing or damaged, a class has too few images, or there are
             fewer training images than `train_images`.
     """
+    if known is not None and (kept := load_kept(known)) is not None:
+        return kept
     folder = Path(settings.cache).expanduser()
     key = _key(settings, seed)
-    kept = None if key is None else load_kept(folder, key)
+    kept = None if key is None else load_kept(kept_file(folder, key))
     if kept is not None:
         return kept
     splits = _draw(settings, seed, progress or _silent)

@@ -12,17 +12,21 @@ from pipeline.datasets.base import ImageSet, Splits
 from pipeline.datasets.image_cache import cache_name, kept_array, load_array, write_array
 
 
-def load_kept(folder: Path, key: object) -> Splits | None:
-    """The splits that were kept under this key; None if they were not, or are damaged.
+def kept_file(folder: Path, key: object) -> Path:
+    """Where splits are kept under this key."""
+    return folder / f"{cache_name(key)}.npz"
+
+
+def load_kept(path: Path) -> Splits | None:
+    """The splits that were kept in this file; None if they were not, or are damaged.
 
     Their images are views of one mapped file. They can be written to, which changes the process's
     own copy alone.
     """
-    name = cache_name(key)
     try:
-        with (folder / f"{name}.npz").open("rb") as raw, np.load(raw) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             known = dict(file)
-        images = load_array(folder / str(known["images"]))
+        images = load_array(path.parent / str(known["images"]))
     except Exception:  # noqa: BLE001 - a damaged archive can fail in any way, and is made anew
         return None
     if images is None:
@@ -40,20 +44,22 @@ def load_kept(folder: Path, key: object) -> Splits | None:
         source=str(known["source"]),
         channel_mean=known["channel_mean"],
         channel_std=known["channel_std"],
+        file=path,
     )
 
 
 def keep(folder: Path, key: object, splits: Splits) -> Splits:
-    """Keep splits under a key, whose `repr` names them; the same, as `load_kept` has them.
+    """Keep splits under a key, whose `repr` names them; the same, as `load_kept` has them from its
+    `kept_file`.
 
     Raises:
         UserError: the folder cannot be written to.
     """
-    name = cache_name(key)
+    file = kept_file(folder, key)
     sets = (splits.train, splits.validation, splits.selection)
     shape = (sum(map(len, sets)), *splits.image_shape)
     with kept_array(folder, shape):
-        path = write_array(folder, name, shape, (part.images for part in sets))
+        path = write_array(folder, file.stem, shape, (part.images for part in sets))
         with TemporaryDirectory(dir=folder, prefix=".splits-") as temporary:
             rest = Path(temporary, "rest.npz")
             np.savez(
@@ -67,7 +73,7 @@ def keep(folder: Path, key: object, splits: Splits) -> Splits:
                 channel_mean=splits.channel_mean,
                 channel_std=splits.channel_std,
             )
-            rest.replace(folder / f"{name}.npz")
+            rest.replace(file)
     images = np.load(path, mmap_mode="c")
     cuts = np.cumsum([len(part) for part in sets])[:-1]
     train, validation, selection = np.split(images, cuts)
@@ -76,4 +82,5 @@ def keep(folder: Path, key: object, splits: Splits) -> Splits:
         train=replace(splits.train, images=train),
         validation=replace(splits.validation, images=validation),
         selection=replace(splits.selection, images=selection),
+        file=file,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -29,11 +30,13 @@ class Plan:
             as far as they are known here.
         devices: a device for each worker.
         threads: torch's threads in each worker; 0 leaves torch's choice.
+        splits: the file that has the images; None where they are in none.
     """
 
     config: RunConfig
     devices: tuple[str, ...]
     threads: int
+    splits: Path | None = None
 
     @property
     def num_devices(self) -> int:
@@ -86,7 +89,7 @@ def make_plan(
     if device.type == "cuda":
         count = len(devices) if num_workers is None else num_workers
         chosen = tuple(devices[i % len(devices)] for i in range(count))
-        return Plan(config, chosen, threads=0)
+        return Plan(config, chosen, threads=0, splits=splits.file)
 
     def measure() -> dict[str, int | str]:
         data = DeviceData.from_splits(splits, device, config.study.seed)
@@ -103,7 +106,8 @@ def make_plan(
     calibration = Calibration(**measured)
     fitting = min(max(1, _num_cores(cores) // calibration.threads), MAX_AUTO_WORKERS)
     count = min(fitting, config.study.trials) if num_workers is None else num_workers
-    return Plan(as_trained(config, measured), ("cpu",) * count, calibration.threads)
+    trained = as_trained(config, measured)
+    return Plan(trained, ("cpu",) * count, calibration.threads, splits.file)
 
 
 def _num_cores(threads: int) -> int:

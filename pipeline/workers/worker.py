@@ -41,6 +41,7 @@ class Job:
         storage: the store's URL.
         device: a device's name, such as `cuda:1`.
         threads: torch's threads; 0 leaves torch's own choice.
+        splits: the file that has the images; None where they are in none.
         num_devices: on how many the study is shared out.
         deadline: no trial is begun after this `time.time()`; infinite for none.
         forgiven: trials that had failed before this run began.
@@ -55,6 +56,7 @@ class Job:
     storage: str
     device: str
     threads: int
+    splits: Path | None
     num_devices: int
     deadline: float
     forgiven: tuple[int, ...]
@@ -117,7 +119,7 @@ def _run_trials(job: Job) -> None:
     if job.device.startswith("cuda"):
         torch.cuda.set_device(job.device)
     config = job.config
-    splits = load_splits(config.data, config.study.seed)
+    splits = load_splits(config.data, config.study.seed, known=job.splits)
     store = open_storage(job.storage, patience_sec=PATIENCE_SEC)
     ledger: Ledger
     if job.followup:
