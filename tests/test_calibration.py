@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,33 @@ def test_the_last_engine_is_taken_unless_another_is_faster_by_a_quarter_at_its_b
     assert chosen(eager_1=100, eager_2=150, fused_1=118, fused_2=119) == ("eager", 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert chosen(eager_2=150, fused_2=121) == ("fused", 2)
+
+
+def test_an_engine_that_is_far_behind_is_timed_in_one_round_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes the longest. The last engine is timed to the end, whatever came of it at first."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    for of_eager, of_fused, num_timed, chosen in (
+        ([49.0], [100.0] * 3, 1, "fused"),
+        ([51.0] * 3, [100.0] * 3, 3, "fused"),
+        ([100.0] * 3, [1.0, 1.0, 90.0], 3, "fused"),
+        ([100.0] * 3, [1.0] * 3, 3, "eager"),
+    ):
+        rates, timed = {"eager": iter(of_eager), "fused": iter(of_fused)}, list[str]()
+
+        def rate(
+            engine: str, _: int, rates: dict[str, Iterator[float]] = rates, timed: list[str] = timed
+        ) -> float:
+            timed.append(engine)
+            return next(rates[engine])
+
+        monkeypatch.setattr("pipeline.calibration._images_per_sec", rate)
+        found = calibrate(lambda _, engine: engine, 1, ("eager", "fused"))  # type: ignore[arg-type, return-value]
+        assert (timed.count("eager"), timed.count("fused")) == (num_timed, 3)
+        assert found.engine == chosen
 
 
 def test_what_there_is_to_choose_from_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
