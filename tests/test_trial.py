@@ -316,10 +316,11 @@ class Stop:
         return self
 
 
+@pytest.mark.parametrize("every", [1201, pytest.param(97, marks=pytest.mark.slow)])
 def test_wherever_a_stop_comes_in_a_report_the_trial_is_given_back(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    """SQLAlchemy, cut short, may leave SQLite locked by this very process."""
+    """After so many lines. SQLAlchemy, cut short, may leave SQLite locked by this very process."""
     report, tracer = Store.report, Stop(at=-1)
     metrics = {"validation/accuracy": 0.5}
 
@@ -342,7 +343,7 @@ def test_wherever_a_stop_comes_in_a_report_the_trial_is_given_back(
         claim, tracer = bench.claim(), Stop(at=-1)
         bench.ledger.report(claim, 1, 0.5)
         bench.ledger.give_back(claim, "")
-    for at in range(1, tracer.num_lines, 401):
+    for at in range(1, tracer.num_lines, every):
         tracer = Stop(at)
         with pytest.raises(KeyboardInterrupt), interruptible():
             bench.runner.run(bench.claim())
