@@ -33,7 +33,7 @@ SHARING = 0.85
 """What workers side by side keep of the speed that each has alone: they share memory and caches."""
 WORTHWHILE_GAIN, CLEAR_GAIN = 1.1, 1.25
 HOPELESS = 2.0
-"""An engine whose best is so many times slower, after any round, is not timed again."""
+"""An engine whose best of two rounds is so many times slower is not timed again."""
 
 LONG_SEC = 300.0
 """A study that takes longer on a GPU, captured and nothing pruned, has the compiled step tried."""
@@ -137,12 +137,13 @@ def calibrate(
     keep_freed()  # as workers do
     trainers = {engine: make_trainer(precision, engine) for engine in engines}
     rates = dict.fromkeys(ways, 0.0)
-    for _ in range(ROUNDS):  # the best of several turns: another program's burst decides nothing
+    for number in range(ROUNDS):  # the best of them: another program's burst decides nothing
         for way in ways:
             engine, threads = way
             rates[way] = max(rates[way], _images_per_sec(trainers[engine], threads))
         best_of = {engine: max(rates[engine, threads] for threads in counts) for engine in engines}
-        ways = [way for way in ways if HOPELESS * best_of[way[0]] > best_of[engines[-1]]]
+        if number > 0:  # the first one warms up
+            ways = [way for way in ways if HOPELESS * best_of[way[0]] > best_of[engines[-1]]]
     torch.set_num_threads(available)
     give_back_freed()
     best = {}

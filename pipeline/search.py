@@ -76,9 +76,8 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
     for line in remember(ledger, space, _dataset(config, splits)):
         view.note(line)
     plan = make_plan(config, splits, ledger, devices, options.num_workers)
-    asked = config.training.engine
-    if devices[0] == "cpu" and asked in ("auto", "fused") and (reason := missing()):
-        view.note(f"the step runs op by op, and training may take longer: {reason}")
+    if devices[0] == "cpu" and (reason := missing()):
+        view.note(f"training and scoring run op by op, and may take longer: {reason}")
     ledger.fixed("tags", lambda: _tags(plan))
     batch_size, num_images = config.training.batch_size, len(splits.train)
     if batch_size > num_images:

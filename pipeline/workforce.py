@@ -53,7 +53,7 @@ def run_workers(
             storage=storage,
             device=device,
             threads=plan.threads,
-            splits=plan.splits,
+            splits_file=plan.splits_file,
             num_devices=plan.num_devices,
             deadline=deadline,
             forgiven=forgiven,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -27,9 +28,12 @@ PARTS = {"": [], "relu": [nn.ReLU()], "pool, relu": [nn.MaxPool2d(2), nn.ReLU()]
 
 
 @pytest.fixture(autouse=True)
-def _has_convolutions() -> None:
+def _has_convolutions() -> Iterator[None]:
     if not can_convolve():
         pytest.skip("the processor has no AMX, or the compiler doesn't know it")
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 pytestmark = NEEDS_COMPILER
@@ -160,8 +164,8 @@ def test_in_eval_mode_the_same_as_torch_in_float64(
     norm.running_mean, norm.running_var = torch.randn(outputs), torch.rand(outputs) + 0.5
     norm.eval()
     books = deepcopy(norm.state_dict())
-    x, before = images(count, inputs, height, width), torch.get_num_threads()
-    net = FusedConvNorm(conv, FusedNorm(norm, *parts), otherwise=nn.Identity())
+    x = images(count, inputs, height, width)
+    net = FusedConvNorm(conv, FusedNorm(norm, *parts), otherwise=nn.Identity)
     y = by(net, x)
     z = nn.functional.conv2d(x.double(), conv.weight.double(), padding=size // 2)
     wanted = nn.Sequential(deepcopy(norm).double(), *parts)(z.bfloat16().double())
@@ -170,27 +174,38 @@ def test_in_eval_mode_the_same_as_torch_in_float64(
     assert (y.double() - wanted).norm() <= 2**-8 * wanted.norm()
     torch.set_num_threads(3)
     torch.testing.assert_close(by(net, x), y, rtol=0, atol=0)
-    torch.set_num_threads(before)
     torch.testing.assert_close(norm.state_dict(), books, rtol=0, atol=0)
 
 
 @torch.no_grad()
 def test_in_eval_mode_what_the_kernels_cannot_take_is_done_otherwise() -> None:
     conv, norm = layer(16, 16)
-    net = FusedConvNorm(conv, FusedNorm(norm.eval()), otherwise=nn.Identity())
+    made: list[nn.Module] = []
+
+    def otherwise() -> nn.Module:
+        made.append(nn.Identity())
+        return made[-1]
+
+    net = FusedConvNorm(conv, FusedNorm(norm.eval()), otherwise)
     for x in (images(2, 16, 4, 5), images(2, 16, 1, 2), images(1, 16, 130, 130)):
         assert by(net, x) is x
     taken = images(2, 16, 4, 4)
     assert net(taken) is taken, "without autocast"
     assert by(net, taken) is not taken
+    assert len(made) == 1
+    norm.train()
+    assert by(net, images(2, 16, 4, 5)).shape == (2, 16, 4, 5)
+    assert len(made) == 1, "for eval mode alone"
 
 
-def test_in_eval_mode_gradients_are_had_from_the_two() -> None:
+@pytest.mark.parametrize("learns", ["conv.weight", "norm.norm.weight", "norm.norm.bias"])
+def test_in_eval_mode_gradients_are_had_from_the_two(learns: str) -> None:
     torch.manual_seed(0)
     conv, norm = layer(16, 16)
     net, apart = FusedConvNorm(conv, FusedNorm(norm.eval())), nn.Sequential(conv, norm)
-    x, leaves = images(2, 16, 4, 4), [conv.weight, norm.weight]
-    got, wanted = (torch.autograd.grad(by(n, x).float().pow(3).sum(), leaves) for n in (net, apart))
+    net.requires_grad_(False)
+    x, leaf = images(2, 16, 4, 4), net.get_parameter(learns).requires_grad_()
+    got, wanted = (torch.autograd.grad(by(n, x).float().pow(3).sum(), leaf) for n in (net, apart))
     torch.testing.assert_close(got, wanted)
 
 
@@ -220,7 +235,6 @@ def test_a_net_is_scored_as_well_as_by_torch(
 
 @pytest.mark.parametrize("inputs", [3, 32])
 def test_threads_change_no_number_but_the_weights_gradients_last_digits(inputs: int) -> None:
-    before = torch.get_num_threads()
     torch.manual_seed(0)
     conv, norm = layer(inputs, 32)
     net = FusedConvNorm(conv, FusedNorm(norm, nn.ReLU()))
@@ -231,7 +245,6 @@ def test_threads_change_no_number_but_the_weights_gradients_last_digits(inputs: 
         torch.set_num_threads(threads)
         y = by(net, x)
         results.append((y, *torch.autograd.grad(y.float().square().sum(), leaves)))
-    torch.set_num_threads(before)
     for other in results[1:]:
         torch.testing.assert_close(other[:-1], results[0][:-1], rtol=0, atol=0)
         torch.testing.assert_close(other[-1], results[0][-1], rtol=1e-4, atol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -56,18 +58,37 @@ def test_the_same_as_op_by_op(changed: dict[str, float], shape: tuple[int, int, 
     torch.testing.assert_close(rounded, got.bfloat16(), rtol=0, atol=0)
 
 
-def test_images_as_they_are_come_out_normalized_to_the_last_digits() -> None:
-    """Also where a map leaves them as they are."""
+def test_images_as_they_are_come_out_normalized_to_the_last_bit() -> None:
+    """Also where a map, or a crop, leaves their pixels as they are, whatever the size."""
     torch.manual_seed(0)
-    images, (mean, std) = batch(6, 3, 8, 20), moments(3)
+    images, (mean, std) = batch(6, 3, 7, 20), moments(3)
     wanted = (images / 255 - mean) / std
-    torch.testing.assert_close(
-        prepared(images, mean, std, torch.float32), wanted, rtol=1e-6, atol=1e-6
-    )
-    unmoved = Changes(maps=torch.eye(3).expand(6, 3, 3))
-    torch.testing.assert_close(
-        prepared(images, mean, std, torch.float32, None, unmoved), wanted, rtol=1e-6, atol=1e-6
-    )
+    assert torch.equal(prepared(images, mean, std, torch.float32), wanted)
+    maps = torch.eye(3).repeat(6, 1, 1)
+    unmoved = prepared(images, mean, std, torch.float32, None, Changes(maps))
+    assert torch.equal(unmoved, wanted)
+    maps[:, 0, 0], maps[:, 1, 2] = -1, 2  # mirrored, and two rows further down
+    moved = prepared(images, mean, std, torch.float32, None, Changes(maps))
+    assert torch.equal(moved[:, :, :-2], wanted[:, :, 2:].flip(3))
+
+
+def test_what_does_not_fit_is_refused_before_any_of_it_is_read() -> None:
+    images, (mean, std) = batch(6, 3, 8, 8), moments(3)
+    how = {"images": images, "mean": mean, "std": std, "dtype": torch.float32}
+    for wrong in (
+        {"images": images.float()},
+        {"images": batch(6, 5, 8, 8)},
+        {"mean": mean[:, :1]},
+        {"std": std.double()},
+        {"dtype": torch.float16},
+        {"indices": torch.arange(6, dtype=torch.int32)},
+        {"changes": Changes(maps=torch.eye(3)[None])},
+        {"changes": Changes(colours=torch.zeros(6, 3, 3))},
+        {"changes": Changes(erased=torch.zeros(6, 8, 8))},
+        {"changes": Changes(maps=torch.eye(3).repeat(6, 1, 1)), "indices": torch.arange(5)},
+    ):
+        with pytest.raises(ValueError, match=r"values of|no kernel for"):
+            prepared(**{**how, **wrong})  # type: ignore[arg-type]
 
 
 def test_moved_recoloured_and_blanked_by_hand() -> None:
@@ -98,10 +119,12 @@ def test_threads_change_no_number() -> None:
     images, indices, (mean, std) = batch(50, 3, 32, 32), torch.randperm(50), moments(3)
     changes = augmentation.changes(indices, 1, torch.rand(NUM_DRAWS, 50))
     before, results = torch.get_num_threads(), []
-    for threads in (1, 3, 60):
-        torch.set_num_threads(threads)
-        results.append(prepared(images, mean, std, torch.float32, indices, changes))
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 3, 60):
+            torch.set_num_threads(threads)
+            results.append(prepared(images, mean, std, torch.float32, indices, changes))
+    finally:
+        torch.set_num_threads(before)
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=0, atol=0)
 
@@ -150,7 +173,8 @@ def test_a_fused_step_sees_the_images_of_an_eager_one(
     sections: dict[str, dict[str, float]], dtype: torch.dtype, in_kernel: bool
 ) -> None:
     how = recipe(sections={"augmentation": {"strength": 1.0}} | sections)
-    data, seen = random_data(num_channels=3), []
+    (mean, std), seen = moments(3), []
+    data = replace(random_data(num_channels=3), mean=mean, std=std)
     for fuses in (False, True):
         step = TrainStep(net(), data, how, StepStructure.of(how), torch.bfloat16)
         if fuses:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest.mock import Mock
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.models.vgg import VggSettings
 from pipeline.training import prediction
 from pipeline.training.prediction import EVAL_BATCH, eval_batch_size, predict
 from pipeline.training.twins import folded
-from tests.trainings import Spy, net, random_data
+from tests.trainings import NEEDS_COMPILER, Spy, net, random_data
 
 
 def test_prediction_is_in_eval_mode_and_leaves_the_mode_as_it_was() -> None:
@@ -24,6 +28,39 @@ def test_prediction_is_in_eval_mode_and_leaves_the_mode_as_it_was() -> None:
         assert logits.shape == (len(images), 3)
         torch.testing.assert_close(logits[:32], logits[-32:])
     assert [(m, len(batch)) for m, batch in spy.seen] == [(False, 250), (False, 6)] * 2
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_changes_no_logit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 3))
+    images = torch.randint(0, 256, (20, 3, 6, 6), dtype=torch.uint8)
+    mean, std = torch.tensor([0.3, 0.4, 0.5]).view(1, 3, 1, 1), torch.tensor([0.2, 0.3, 0.1])
+    how = images, mean, std.view(1, 3, 1, 1), dtype
+    monkeypatch.setattr(prediction, "prepared", spy := Mock(side_effect=prediction.prepared))
+    by_kernel = predict(model, *how)
+    assert spy.called
+    monkeypatch.setattr(prediction, "can_prepare", lambda *_: False)
+    assert torch.equal(predict(model, *how), by_kernel)
+
+
+def test_weights_are_cast_once_for_all_batches() -> None:
+    class Casts(TorchDispatchMode):
+        num_weights = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            is_weight = func is torch.ops.aten._to_copy.default and args[0].shape == (16, 64)
+            self.num_weights += is_weight
+            return func(*args, **(kwargs or {}))
+
+    images = torch.cat([random_data().train.images] * 24)  # 768: four batches
+    half = torch.full((1, 1, 1, 1), 0.5)
+    with Casts() as casts:
+        predict(net(), images, half, half, torch.bfloat16)
+    assert casts.num_weights == 1
 
 
 def test_images_are_scored_in_batches_that_fit_their_size() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 from rich.console import Console
 
 from pipeline.answers import Answers
@@ -35,7 +36,7 @@ from pipeline.standing import Standing
 from pipeline.study.store import SCORED
 from pipeline.training.data import to_device
 from pipeline.workers.plan import resolve_devices
-from pipeline.workers.worker import Job
+from pipeline.workforce import run_workers
 from tests.conftest import enter
 from tests.spaces import TINY, tiny_space
 
@@ -356,19 +357,23 @@ def test_two_workers_finish_the_study_and_find_what_one_finds(
 def test_workers_take_the_images_from_the_file_of_the_run(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, jobs = workspace / "kept.npz", list[Job]()
+    """They don't look for them again: the folder is gone by then."""
+    for name, brightness in (("dark", 0), ("light", 200)):
+        folder = workspace / "images" / "train" / name
+        folder.mkdir(parents=True)
+        for number in range(20):
+            pixels = np.full((8, 8), brightness + number, np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
 
-    def pool(given: list[Job]) -> NoReturn:
-        jobs.extend(given)
-        raise KeyboardInterrupt
+    def start(*how: Any, **more: Any) -> str:
+        shutil.rmtree(workspace / "images" / "train")
+        return run_workers(*how, **more)
 
-    monkeypatch.setattr("pipeline.workforce.Pool", pool)
-    monkeypatch.setattr(
-        "pipeline.search.load_splits", lambda *how: replace(load_splits(*how), file=kept)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        search(workspace, workers=2)
-    assert [job.splits for job in jobs] == [kept, kept]
+    monkeypatch.setattr("pipeline.search.run_workers", start)
+    data = "{kind: image_folder, root: images, cache: cache, image_size: 8}"
+    text = TINY.replace("{kind: digits, train_images: 100}", data)
+    outcome, _ = search(workspace, "study.trials=2", "training.batch_size=8", text=text)
+    assert outcome.standing.complete == 2
 
 
 def test_an_unknown_device_is_told_before_any_trial() -> None:

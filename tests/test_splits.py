@@ -222,19 +222,31 @@ def test_splits_are_drawn_once_and_mapped_from_one_file(tmp_path, reads):
     same(load_splits(settings, seed=0), drawn)
 
 
-def test_who_knows_the_file_does_not_look_at_the_source(tmp_path, reads):
+def test_who_knows_the_file_does_not_look_at_the_source(tmp_path, reads, monkeypatch):
     """As workers do: listing a large folder takes a second in each."""
-    drawn = load_splits(KeptSettings(cache=str(tmp_path)), seed=0)
-    changed = KeptSettings(cache=str(tmp_path), version=1)
-    known = load_splits(changed, seed=0, known=drawn.file)
+    settings = KeptSettings(cache=str(tmp_path))
+    drawn = load_splits(settings, seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptSettings, "stamp", lambda _: pytest.fail("looked at"))
+        known = load_splits(settings, seed=0, known=drawn.file)
     same(known, drawn)
     assert known.file == drawn.file
     assert len(reads) == 1
-    drawn.file.unlink()
-    same(load_splits(changed, seed=0, known=drawn.file), drawn)
-    assert len(reads) == 2
     assert load_splits(ToySettings(), seed=0).file is None
     assert known.folded().file is None, "these are other splits"
+
+
+def test_a_file_of_other_splits_or_none_is_not_taken(tmp_path, reads):
+    """Such as those of the study, by a follow-up that trains on fewer images."""
+    settings = KeptSettings(cache=str(tmp_path))
+    drawn = load_splits(settings, seed=0)
+    fewer = load_splits(settings.model_copy(update={"train_images": 9}), seed=0, known=drawn.file)
+    assert len(fewer.train) == 9 < len(drawn.train)
+    other = load_splits(settings, seed=1, known=drawn.file)
+    assert not np.array_equal(other.train.images, drawn.train.images)
+    drawn.file.unlink()
+    same(load_splits(settings, seed=0, known=drawn.file), drawn)
+    assert len(reads) == 4
 
 
 @pytest.mark.parametrize(

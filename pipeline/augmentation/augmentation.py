@@ -140,7 +140,7 @@ class Augmentation:
 
     def apply(self, images: Tensor, indices: Tensor, epoch: int | Tensor, draws: Tensor) -> Tensor:
         """The arithmetic of a call, apart from its chance: (26, N) uniform draws in [0, 1), or
-        none of them where there is nothing to do."""
+        none of them where there is nothing to do. Other arguments as in a call."""
         if self.structure.is_nothing:
             return self._finished(images.float().div_(255))
         rounds = [
@@ -154,7 +154,8 @@ class Augmentation:
         return self._finished(result)
 
     def changes(self, indices: Tensor, epoch: int | Tensor, draws: Tensor) -> Changes:
-        """What `apply` would do to images, for the kernel that does the same on a CPU.
+        """What `apply` would do to images, for the kernel that does the same on a CPU; arguments as
+        there.
 
         Raises:
             ValueError: for RandAugment, which the kernel doesn't have.
@@ -162,15 +163,14 @@ class Augmentation:
         structure = self.structure
         if structure.num_ops:
             raise ValueError("there is no kernel for RandAugment")
-        if structure.is_nothing:
-            return Changes()
-        maps = self._maps(*self._shift(indices, epoch, draws), draws[3:7])
-        grey = torch.ones(len(indices), device=draws.device)
-        return Changes(
-            maps if structure.moves else None,
-            self._matrices(draws[7:11], grey) if structure.colour else None,
-            self._erased(draws[11:18]) if structure.rectangles else None,
-        )
+        maps = colours = erased = None
+        if structure.moves:
+            maps = self._maps(*self._shift(indices, epoch, draws), draws[3:7])
+        if structure.colour:
+            colours = self._matrices(draws[7:11], torch.ones_like(draws[0]))
+        if structure.rectangles:
+            erased = self._erased(draws[11:18])
+        return Changes(maps, colours, erased)
 
     def _finished(self, images: Tensor) -> Tensor:
         return images.to(self._dtype).contiguous(memory_format=self._memory_format)

@@ -12,9 +12,9 @@ class Changes:
     """What is done to each of N images (C, H, W); None is nothing.
 
     Attributes:
-        maps: (N, 3, 3), as in `geometry`.
-        colours: (N, C, C + 1), as in `colour`, with the offsets that an image of the
-            mean luma 1 has.
+        maps: (N, 3, 3) float32, as in `geometry`.
+        colours: (N, C, C + 1) float32, as in `colour`, for images of the mean luma 1: the kernel
+            multiplies the offsets by what an image has.
         erased: (N, 1, H, W) bool; these pixels become black.
     """
 

@@ -24,10 +24,10 @@ def grey_weights(num_channels: int) -> tuple[float, ...]:
 def grey_mean(images: Tensor) -> Tensor:
     """Mean luma of each image, (N,), from (N, C, H, W) floats; the plain mean unless C is 3."""
     means = images.mean(dim=(2, 3))
-    if images.shape[1] != 3:
-        return means.mean(dim=1)
-    red, green, blue = GREY_WEIGHTS
-    return red * means[:, 0] + green * means[:, 1] + blue * means[:, 2]
+    grey = torch.zeros_like(means[:, 0])
+    for channel, weight in enumerate(grey_weights(images.shape[1])):
+        grey = grey + weight * means[:, channel]
+    return grey
 
 
 def matrix(

@@ -33,25 +33,26 @@ def load_splits(
     `train_images` does not change who is in validation and selection.
 
     Args:
-        known: a file that has them, as another process found (`Splits.file`): the source's files
-            aren't looked at again while it is intact.
+        known: a file that may have them, as another process found (`Splits.file`). Where it has
+            what these settings draw, the source's files aren't looked at again.
 
     Raises:
         UserError: the data set is missing or damaged, a class has too few images, or there are
             fewer training images than `train_images`.
     """
-    if known is not None and (kept := load_kept(known)) is not None:
+    drawn_by = repr((_VERSION, seed, settings))
+    if known is not None and (kept := load_kept(known, drawn_by)) is not None:
         return kept
     folder = Path(settings.cache).expanduser()
     key = _key(settings, seed)
-    kept = None if key is None else load_kept(kept_file(folder, key))
+    kept = None if key is None else load_kept(kept_file(folder, key), drawn_by)
     if kept is not None:
         return kept
     splits = _draw(settings, seed, progress or _silent)
     drawn_from = _key(settings, seed)  # again, as the files may have been downloaded only now
     if drawn_from is None or key not in (None, drawn_from):  # or changed while they were read
         return splits
-    return keep(folder, drawn_from, splits)
+    return keep(folder, drawn_from, drawn_by, splits)
 
 
 def _key(settings: DataSettings, seed: int) -> object:

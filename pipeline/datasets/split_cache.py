@@ -17,8 +17,9 @@ def kept_file(folder: Path, key: object) -> Path:
     return folder / f"{cache_name(key)}.npz"
 
 
-def load_kept(path: Path) -> Splits | None:
-    """The splits that were kept in this file; None if they were not, or are damaged.
+def load_kept(path: Path, drawn_by: str) -> Splits | None:
+    """The splits that were kept in this file; None if they were not, are damaged, or were drawn
+    otherwise.
 
     Their images are views of one mapped file. They can be written to, which changes the process's
     own copy alone.
@@ -26,6 +27,8 @@ def load_kept(path: Path) -> Splits | None:
     try:
         with path.open("rb") as raw, np.load(raw) as file:
             known = dict(file)
+        if known["drawn_by"] != drawn_by:
+            return None
         images = load_array(path.parent / str(known["images"]))
     except Exception:  # noqa: BLE001 - a damaged archive can fail in any way, and is made anew
         return None
@@ -48,7 +51,7 @@ def load_kept(path: Path) -> Splits | None:
     )
 
 
-def keep(folder: Path, key: object, splits: Splits) -> Splits:
+def keep(folder: Path, key: object, drawn_by: str, splits: Splits) -> Splits:
     """Keep splits under a key, whose `repr` names them; the same, as `load_kept` has them from its
     `kept_file`.
 
@@ -64,6 +67,7 @@ def keep(folder: Path, key: object, splits: Splits) -> Splits:
             rest = Path(temporary, "rest.npz")
             np.savez(
                 rest,
+                drawn_by=np.array(drawn_by),
                 images=np.array(path.name),  # whose name has its digest
                 labels=np.concatenate([part.labels for part in sets]),
                 sizes=np.array([len(part) for part in sets]),

@@ -7,6 +7,7 @@ the convolution, takes about as long.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch
@@ -67,25 +68,31 @@ class FusedConvNorm(nn.Module):
     Args:
         conv: its weights stay its own.
         norm: of as many channels as come out.
-        otherwise: does the same as the two, in their place.
+        otherwise: makes what does the same as the two in eval mode, in their place; at its first
+            use, of the weights as they are then.
 
     Raises:
         ValueError: it is no convolution that the kernels can take, or not of the norm's channels.
     """
 
     def __init__(
-        self, conv: nn.Conv2d, norm: FusedNorm, otherwise: nn.Module | None = None
+        self,
+        conv: nn.Conv2d,
+        norm: FusedNorm,
+        otherwise: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if not can_fuse_convolution(conv) or norm.norm.num_features != conv.out_channels:
             raise ValueError(f"the kernels can't take {conv} and {norm.norm}")
-        self.conv, self.norm, self.otherwise = conv, norm, otherwise
+        self.conv, self.norm = conv, norm
+        self._make_other = otherwise
+        self._other: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, K, H, W), or (N, K, H // 2, W // 2) where it is pooled."""
         y: Tensor
         if not self._can_take(x):
-            y = self.norm(self.conv(x)) if self.otherwise is None else self.otherwise(x)
+            y = self._otherwise(x)
             return y
         norm, pooled = self.norm.norm, self.norm.pools(x)
         x = x.to(torch.bfloat16).contiguous(memory_format=LAYOUT)
@@ -97,11 +104,23 @@ class FusedConvNorm(nn.Module):
             y = _by_averages(x, weight, norm, pooled, self.norm.relu)
         return self.norm.completed(y, pooled)
 
+    def _otherwise(self, x: Tensor) -> Tensor:
+        y: Tensor
+        if self._make_other is None or self.norm.norm.training:
+            y = self.norm(self.conv(x))
+            return y
+        if self._other is None:
+            self._other = self._make_other()
+        y = self._other(x)
+        return y
+
     def _can_take(self, x: Tensor) -> bool:
         conv, norm = self.conv, self.norm
         if x.dim() != 4 or not norm.is_at_home(x):
             return False
-        if not norm.norm.training and is_asked_for_gradients(x, conv.weight, norm.norm.weight):
+        if not norm.norm.training and is_asked_for_gradients(
+            x, conv.weight, norm.norm.weight, norm.norm.bias
+        ):
             return False
         if not (torch.is_autocast_enabled("cpu") and x.dtype in (torch.float32, torch.bfloat16)):
             return False

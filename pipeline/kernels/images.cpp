@@ -75,7 +75,7 @@ private:
             for (int64_t y = 0; y < size.height; y++) {
                 const uint8_t *from = image + (c * size.height + y) * size.width;
                 float *to = at(c, y);
-                for (int64_t x = 0; x < size.width; x++) to[x] = from[x] * (1 / 255.0f);
+                for (int64_t x = 0; x < size.width; x++) to[x] = from[x] / 255.0f;
             }
     }
 
@@ -113,7 +113,7 @@ private:
                     const Floats left = byte(corners[0], c), left_below = byte(corners[2], c);
                     const Floats upper = left + dx * (byte(corners[1], c) - left);
                     const Floats lower = left_below + dx * (byte(corners[3], c) - left_below);
-                    const Floats value = (upper + dy * (lower - upper)) * (1 / 255.0f);
+                    const Floats value = (upper + dy * (lower - upper)) / 255.0f;
                     store(at(c, y) + x, clamped(value, 0, 1));
                 }
             }
@@ -160,7 +160,7 @@ private:
                     if (erased)
                         for (int64_t i = 0; i < count; i++)
                             if (erased[y * size.width + x + i]) value[i] = 0;
-                    store(pixels[c], (value - scale.mean[c]) * (1 / scale.deviation[c]));
+                    store(pixels[c], (value - scale.mean[c]) / scale.deviation[c]);
                 }
                 T *to = out + (y * size.width + x) * channels;
                 for (int64_t i = 0; i < count; i++)

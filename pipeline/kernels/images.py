@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from pipeline.kernels.library import library, missing
 from pipeline.kernels.norm import DTYPES, addresses, room
 
 MOST_CHANNELS = 4
+"""As in `images.cpp`."""
+UNCHANGED = Changes()
 
 
 def can_prepare(num_channels: int, dtype: torch.dtype, device: torch.device) -> bool:
@@ -19,43 +23,64 @@ def can_prepare(num_channels: int, dtype: torch.dtype, device: torch.device) -> 
     return fits and not missing()
 
 
-NOTHING = Changes()
-
-
 def prepared(
     images: Tensor,
     mean: Tensor,
     std: Tensor,
     dtype: torch.dtype,
     indices: Tensor | None = None,
-    changes: Changes = NOTHING,
+    changes: Changes = UNCHANGED,
 ) -> Tensor:
-    """Moved, recoloured, blanked and normalized, in this order; clamped to [0, 1] before that.
+    """Moved, recoloured and blanked, in this order, and normalized; without changes the same as
+    `(images / 255 - mean) / std`. What is moved or recoloured is clamped to [0, 1] after it.
 
     Args:
         images: (M, C, H, W) uint8, C at most 4.
         mean, std: C values float32 each, of images in [0, 1].
         dtype: float32 or bfloat16; the arithmetic is float32.
-        indices: (N,) int64, which images are taken; all in order, if left out.
+        indices: (N,) int64 in [0, M), which is not checked: the images that are taken; all in
+            order, if left out.
         changes: of the N images.
 
     Returns:
         (N, C, H, W), channels_last.
 
     Raises:
+        ValueError: a tensor is of another type or size than the kernel takes it for.
         KernelError: the kernels can't be had on this machine.
     """
-    _, *size = images.shape
-    count = len(images) if indices is None else len(indices)
-    result = room((count, *size), dtype)
-    given = (images, indices, changes.maps, changes.colours, changes.erased, mean, std)
-    held = [None if tensor is None else tensor.contiguous() for tensor in given]
-    grey = torch.tensor(grey_weights(size[0]))
+    total, channels, *size = images.shape
+    count = total if indices is None else len(indices)
+    if channels > MOST_CHANNELS or dtype not in DTYPES:
+        raise ValueError(f"there is no kernel for {channels} channels as {dtype}")
+    held = [
+        _as_taken("images", images, torch.uint8, images.numel()),
+        _as_taken("indices", indices, torch.int64, count),
+        _as_taken("maps", changes.maps, torch.float32, count * 9),
+        _as_taken("colours", changes.colours, torch.float32, count * channels * (channels + 1)),
+        _as_taken("erased", changes.erased, torch.bool, count * prod(size)),
+        _as_taken("mean", mean, torch.float32, channels),
+        _as_taken("std", std, torch.float32, channels),
+    ]
+    grey, result = torch.tensor(grey_weights(channels)), room((count, channels, *size), dtype)
     library().prepare_images(
         *addresses(*held, grey, result),
         count,
+        channels,
         *size,
         dtype == torch.bfloat16,
         torch.get_num_threads(),
     )
     return result
+
+
+def _as_taken(
+    name: str, tensor: Tensor | None, dtype: torch.dtype, num_values: int
+) -> Tensor | None:
+    """Laid out as the kernel reads it, which knows no bounds but those that it is told."""
+    if tensor is None:
+        return None
+    if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.numel() != num_values:
+        shape = tuple(tensor.shape)
+        raise ValueError(f"{name} of {shape}, {tensor.dtype}: not {num_values} values of {dtype}")
+    return tensor.contiguous()

@@ -122,7 +122,7 @@ class FusedNorm(nn.Module):
             return False  # torch has words for it
         if norm.training:
             return x.numel() > x.shape[1]
-        return not is_asked_for_gradients(x, norm.weight)
+        return not is_asked_for_gradients(x, norm.weight, norm.bias)
 
 
 class _Norm(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""How a step is run: op by op, with fused layers, compiled, or captured as one CUDA graph."""
+"""How a step is run: op by op, with fused parts, compiled, or captured as one CUDA graph."""
 
 from __future__ import annotations
 

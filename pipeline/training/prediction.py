@@ -22,7 +22,7 @@ def eval_batch_size(image_size: Sequence[int], device: str = "cpu") -> int:
     return min(most, max(1, most * 32 * 32 // (height * width)))
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode, autocast would cast all weights anew for each batch
 def predict(
     model: nn.Module, images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype
 ) -> Tensor:
@@ -38,7 +38,6 @@ def predict(
     net = folded(model.eval()) if pays else model.eval()
     in_kernel = can_prepare(images.shape[1], dtype, images.device)
     logits = []
-    # Around all batches, for which each weight is cast once.
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         for batch in torch.split(images, size):
             if in_kernel:

@@ -26,10 +26,10 @@ class TrainingSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward and backward pass; `auto` takes bfloat16 where it is native."""
     engine: Literal["auto", "eager", "fused", "captured", "compiled"] = "auto"
-    """How an update runs: op by op, with fused layers (CPU), captured as a CUDA graph, or compiled
-    by torch.compile (and captured too, on a GPU). `auto` on a CPU is fused where there is a C++
-    compiler, unless op by op was measured to be faster by a quarter; on a GPU it is captured, and
-    compiled where the study is long enough for the measured gain to pay."""
+    """How an update runs: op by op, with fused layers and augmentation (CPU), captured as a CUDA
+    graph, or compiled by torch.compile (and captured too, on a GPU). `auto` on a CPU is fused where
+    there is a C++ compiler, unless op by op was measured to be faster by a quarter; on a GPU it is
+    captured, and compiled where the study is long enough for the measured gain to pay."""
     gradient_clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Scale gradients down to this global norm; 0 leaves them as they are."""
     optimizer: OptimizerUnion = AdamwSettings()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -91,18 +92,19 @@ def _with_folded_norms(parts: Parts) -> Iterator[nn.Module]:
             continue
         left.popleft()
         following = _following(left)
-        if not can_fuse(norm) or missing():
-            yield from (fuse_conv_bn_eval(part, norm), *following)
-            continue
-        fused_norm = FusedNorm(norm, *following)
-        if any(map(halves, following)):
-            apart: Parts = part, fused_norm
+        if can_fuse(norm) and can_fuse_convolution(part):
+            apart = partial(_with_folded_norm, part, norm, following)
+            yield FusedConvNorm(part, FusedNorm(norm, *following), apart)
         else:
-            apart = fuse_conv_bn_eval(part, norm), *following
-        if can_fuse_convolution(part):
-            yield FusedConvNorm(part, fused_norm, nn.Sequential(*apart))
-        else:
-            yield from apart
+            yield from _with_folded_norm(part, norm, following)
+
+
+def _with_folded_norm(
+    conv: nn.Conv2d, norm: nn.BatchNorm2d, following: list[nn.Module]
+) -> nn.Sequential:
+    if any(map(halves, following)) and can_fuse(norm) and not missing():
+        return nn.Sequential(conv, FusedNorm(norm, *following))
+    return nn.Sequential(fuse_conv_bn_eval(conv, norm), *following)
 
 
 def _following(left: deque[nn.Module]) -> list[nn.Module]:

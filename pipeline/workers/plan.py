@@ -30,13 +30,13 @@ class Plan:
             as far as they are known here.
         devices: a device for each worker.
         threads: torch's threads in each worker; 0 leaves torch's choice.
-        splits: the file that has the images; None where they are in none.
+        splits_file: where the splits are kept (`Splits.file`); None where they aren't.
     """
 
     config: RunConfig
     devices: tuple[str, ...]
     threads: int
-    splits: Path | None = None
+    splits_file: Path | None = None
 
     @property
     def num_devices(self) -> int:
@@ -89,7 +89,7 @@ def make_plan(
     if device.type == "cuda":
         count = len(devices) if num_workers is None else num_workers
         chosen = tuple(devices[i % len(devices)] for i in range(count))
-        return Plan(config, chosen, threads=0, splits=splits.file)
+        return Plan(config, chosen, threads=0, splits_file=splits.file)
 
     def measure() -> dict[str, int | str]:
         data = DeviceData.from_splits(splits, device, config.study.seed)

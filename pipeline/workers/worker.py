@@ -41,7 +41,7 @@ class Job:
         storage: the store's URL.
         device: a device's name, such as `cuda:1`.
         threads: torch's threads; 0 leaves torch's own choice.
-        splits: the file that has the images; None where they are in none.
+        splits_file: where the splits are kept (`Splits.file`); None where they aren't.
         num_devices: on how many the study is shared out.
         deadline: no trial is begun after this `time.time()`; infinite for none.
         forgiven: trials that had failed before this run began.
@@ -56,7 +56,7 @@ class Job:
     storage: str
     device: str
     threads: int
-    splits: Path | None
+    splits_file: Path | None
     num_devices: int
     deadline: float
     forgiven: tuple[int, ...]
@@ -119,7 +119,7 @@ def _run_trials(job: Job) -> None:
     if job.device.startswith("cuda"):
         torch.cuda.set_device(job.device)
     config = job.config
-    splits = load_splits(config.data, config.study.seed, known=job.splits)
+    splits = load_splits(config.data, config.study.seed, known=job.splits_file)
     store = open_storage(job.storage, patience_sec=PATIENCE_SEC)
     ledger: Ledger
     if job.followup:
