@@ -196,6 +196,17 @@ def test_what_the_kernels_cannot_take_goes_to_the_parts() -> None:
         FusedNorm(nn.BatchNorm2d(3))
 
 
+@pytest.mark.parametrize("learns", ["weight", "bias"])
+def test_in_eval_mode_gradients_are_had_from_the_parts(learns: str) -> None:
+    norm = random_norm(16).eval().requires_grad_(False)
+    leaf = norm.get_parameter(learns).requires_grad_()
+    x = torch.randn(2, 16, 4, 4)
+    got, wanted = (
+        torch.autograd.grad(net(x).pow(3).sum(), leaf) for net in (FusedNorm(norm), norm)
+    )
+    torch.testing.assert_close(got, wanted)
+
+
 def test_which_modules_are_taken() -> None:
     assert can_fuse(nn.BatchNorm2d(32))
     for other in (
