@@ -10,8 +10,7 @@ from torch import Tensor
 
 from pipeline.augmentation import AugmentationSettings
 from pipeline.augmentation.augmentation import NUM_DRAWS, Augmentation, Structure
-from pipeline.augmentation.changes import Changes
-from pipeline.kernels.images import can_prepare, prepared
+from pipeline.kernels.images import Changes, can_prepare, prepared
 from pipeline.seeding import TrialSeeds
 from pipeline.training.step import TrainStep
 from pipeline.training.structure import Structure as StepStructure
@@ -83,11 +82,13 @@ def test_what_does_not_fit_is_refused_before_any_of_it_is_read() -> None:
         {"dtype": torch.float16},
         {"indices": torch.arange(6, dtype=torch.int32)},
         {"changes": Changes(maps=torch.eye(3)[None])},
-        {"changes": Changes(colours=torch.zeros(6, 3, 3))},
+        {"changes": Changes(colours=torch.zeros(6, 3, 3), grey=torch.ones(3))},
+        {"changes": Changes(colours=torch.zeros(6, 3, 4), grey=torch.ones(1))},
+        {"changes": Changes(colours=torch.zeros(6, 3, 4))},
         {"changes": Changes(erased=torch.zeros(6, 8, 8))},
         {"changes": Changes(maps=torch.eye(3).repeat(6, 1, 1)), "indices": torch.arange(5)},
     ):
-        with pytest.raises(ValueError, match=r"values of|no kernel for"):
+        with pytest.raises(ValueError, match=r"values of|no kernel for|without grey"):
             prepared(**{**how, **wrong})  # type: ignore[arg-type]
 
 
@@ -108,7 +109,8 @@ def test_moved_recoloured_and_blanked_by_hand() -> None:
     half[0, 0, 2] = 1e9
     assert shown(maps=half) == [0.0] * 4
     # Twice as bright, and 0.5 of the mean, which is 0.4, on top.
-    assert shown(colours=torch.tensor([[[2.0, 0.5]]])) == [0.2, 0.6, 1.0, 1.0]
+    bright = torch.tensor([[[2.0, 0.5]]])
+    assert shown(colours=bright, grey=torch.ones(1)) == [0.2, 0.6, 1.0, 1.0]
     blank = torch.tensor([False, True, False, True]).view(1, 1, 1, 4)
     assert shown(erased=blank) == [0.0, 0.0, 0.4, 0.0]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.augmentation import colour, erasing, flips, geometry, randaugment
-from pipeline.augmentation.changes import Changes
 from pipeline.augmentation.settings import AugmentationSettings
+from pipeline.kernels.images import Changes
 
 NUM_DRAWS = 26  # 7 for geometry, 4 for colour, 7 for rectangles, 2 for each RandAugment round
 
@@ -163,14 +163,15 @@ class Augmentation:
         structure = self.structure
         if structure.num_ops:
             raise ValueError("there is no kernel for RandAugment")
-        maps = colours = erased = None
+        maps = colours = grey = erased = None
         if structure.moves:
             maps = self._maps(*self._shift(indices, epoch, draws), draws[3:7])
         if structure.colour:
             colours = self._matrices(draws[7:11], torch.ones_like(draws[0]))
+            grey = torch.tensor(colour.grey_weights(self._num_channels))
         if structure.rectangles:
             erased = self._erased(draws[11:18])
-        return Changes(maps, colours, erased)
+        return Changes(maps, colours, grey, erased)
 
     def _finished(self, images: Tensor) -> Tensor:
         return images.to(self._dtype).contiguous(memory_format=self._memory_format)

@@ -15,7 +15,7 @@ struct Picture { int64_t channels, height, width; };
 // What is done to an image; null is nothing.
 struct Changes {
     const float *map;      // (3, 3), to the pixel that is shown, from the image's centre
-    const float *colours;  // (channels, channels + 1), of which the last are for a grey mean of 1
+    const float *colours;  // (channels, channels + 1), of which the last are for the mean grey
     const uint8_t *erased; // (height, width)
 };
 

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
-from pipeline.augmentation.changes import Changes
-from pipeline.augmentation.colour import grey_weights
 from pipeline.kernels.library import library, missing
 from pipeline.kernels.norm import DTYPES, addresses, room
 
 MOST_CHANNELS = 4
 """As in `images.cpp`."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is done to each of N images (C, H, W); None is nothing.
+
+    Attributes:
+        maps: (N, 3, 3) float32; each takes a position in what comes out to the position in the
+            image that it shows, in pixels from the centre (x right, y down), by bilinear
+            interpolation. Outside an image is black.
+        colours: (N, C, C + 1) float32; each takes a pixel's channels, and its image's mean grey,
+            to channels.
+        grey: (C,) float32, with colours: what each channel is of grey.
+        erased: (N, 1, H, W) bool; these pixels become black.
+    """
+
+    maps: Tensor | None = None
+    colours: Tensor | None = None
+    grey: Tensor | None = None
+    erased: Tensor | None = None
+
+
 UNCHANGED = Changes()
 
 
@@ -61,10 +82,13 @@ def prepared(
         _as_taken("erased", changes.erased, torch.bool, count * prod(size)),
         _as_taken("mean", mean, torch.float32, channels),
         _as_taken("std", std, torch.float32, channels),
+        _as_taken("grey", changes.grey, torch.float32, channels),
     ]
-    grey, result = torch.tensor(grey_weights(channels)), room((count, channels, *size), dtype)
+    if changes.colours is not None and changes.grey is None:
+        raise ValueError("colours without grey")
+    result = room((count, channels, *size), dtype)
     library().prepare_images(
-        *addresses(*held, grey, result),
+        *addresses(*held, result),
         count,
         channels,
         *size,
