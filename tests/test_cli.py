@@ -199,6 +199,8 @@ def test_the_command_ends_with_its_exit_handlers_run_and_nothing_torn_down(tmp_p
 INTERRUPTED = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has it ignored
+
 class Finder:
     @staticmethod
     def find_spec(name, *_):
