@@ -93,13 +93,13 @@ def _with_folded_norms(parts: Parts) -> Iterator[nn.Module]:
         left.popleft()
         following = _following(left)
         if can_fuse(norm) and can_fuse_convolution(part):
-            apart = partial(_with_folded_norm, part, norm, following)
+            apart = partial(_in_fewer_calls, part, norm, following)
             yield FusedConvNorm(part, FusedNorm(norm, *following), apart)
         else:
-            yield from _with_folded_norm(part, norm, following)
+            yield from _in_fewer_calls(part, norm, following)
 
 
-def _with_folded_norm(
+def _in_fewer_calls(
     conv: nn.Conv2d, norm: nn.BatchNorm2d, following: list[nn.Module]
 ) -> nn.Sequential:
     if any(map(halves, following)) and can_fuse(norm) and not missing():
