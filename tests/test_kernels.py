@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.kernels import library as building
 from pipeline.kernels.conv_norm import can_fuse_convolution
+from pipeline.kernels.images import Changes, prepared
 from pipeline.kernels.library import SOURCES, KernelError, can_convolve, library, missing
 from pipeline.kernels.norm import FusedNorm, can_follow, can_fuse
 from pipeline.training.twins import fused
@@ -148,6 +151,37 @@ def test_equal_pixels_share_no_gradient() -> None:
     FusedNorm(norm, pool)(both[0]).sum().backward()
     pool(norm(both[1])).sum().backward()
     torch.testing.assert_close(both[0].grad, both[1].grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are its instructions")
+@pytest.mark.parametrize("lacking", ["avx512f", "avx"])
+def test_a_processor_of_shorter_vectors_gets_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    """Most have 8 values in one, or 4: here as a compiler that takes this processor for such."""
+    torch.manual_seed(0)
+    norm, x = random_norm(32), torch.randn(4, 32, 16, 18, requires_grad=True)
+    pixels = torch.randint(0, 256, (6, 3, 9, 21), dtype=torch.uint8)
+    turned = Changes(maps=torch.tensor([0.8, -0.6, 1.3, 0.6, 0.8, -2.1, 0, 0, 1]).repeat(6, 1))
+
+    def numbers() -> list[Tensor]:
+        y = FusedNorm(norm, nn.MaxPool2d(2), nn.ReLU())(x)
+        gradients = torch.autograd.grad(y.square().sum(), [x, norm.weight, norm.bias])
+        moments = torch.ones(3) / 3, torch.ones(3) / 7
+        shown = prepared(pixels, *moments, torch.float32, None, turned)
+        return [y, *gradients, shown, prepared(pixels, *moments, torch.bfloat16)]
+
+    wanted = numbers()
+    monkeypatch.setattr(building, "_load", cache(building._load.__wrapped__))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiler = script(tmp_path / "c++", f'echo x >> {tmp_path}/calls; exec g++ "$@" -mno-{lacking}')
+    monkeypatch.setenv("CXX", compiler)
+    for got, want in zip(numbers(), wanted, strict=True):
+        near(got, want.double(), 1e-5)
+    between = -1 - torch.tensor([1.0, 3.0]) / 2**8  # of two neighbours that bfloat16 has
+    rounded = prepared(torch.zeros(1, 2, 1, 1).byte(), between, torch.ones(2), torch.bfloat16)
+    assert rounded.flatten().tolist() == [1, 1 + 2**-6]  # to the even one
+    assert (tmp_path / "calls").read_text() == "x\n"
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])

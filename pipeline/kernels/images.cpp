@@ -22,7 +22,11 @@ struct Changes {
 // Of each channel.
 struct Scale { const float *mean, *deviation, *grey; };
 
-INLINE Floats count_up() { return Floats{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+INLINE Floats count_up() {
+    Floats values;
+    for (int i = 0; i < LANES; i++) values[i] = i;
+    return values;
+}
 
 INLINE Floats clamped(Floats x, float low, float high) {
     x = x > low ? x : Floats{} + low;

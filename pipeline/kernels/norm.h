@@ -18,7 +18,15 @@
 
 namespace {
 
-constexpr int LANES = 16;        // channels come in multiples of it
+// The values of a register, so that compilers need not take vectors apart (GCC compares longer ones
+// value by value). Channels come in multiples of 16.
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
 constexpr int64_t PARTS = 64;    // shared out among the threads, and summed in order
 constexpr int64_t TILE = 8192;   // values that a pass looks at before it goes on: half the L1 cache
 
