@@ -47,17 +47,16 @@ def _tell_front(ledger: Ledger, journal: JournalWriter) -> None:
 
 def _tell_diagnoses(ledger: Ledger, journal: JournalWriter) -> None:
     """Of the trials that ended before the unregularized baseline told what the net can fit."""
-    told = ledger.study.user_attrs.get(f"regsearch.{_DIAGNOSED}", 0)
+    told = ledger.study.user_attrs.get(f"regsearch.{_DIAGNOSED}", [])
     baseline = None if told == _ALL else ledger.baseline("unregularized")
     if baseline is None or baseline.datetime_complete is None:
         return
     until = baseline.datetime_complete + AT_ONCE
     early = [t for t in ledger.trials(*FINISHED) if (t.datetime_complete or until) <= until]
-    if len(early) > told:
-        found = {trial.number: diagnosis_of(ledger, trial) for trial in early}
-        tags = {number: diagnosis_tags(one) for number, one in found.items() if one is not None}
-        _tell(journal, early, tags)
-    now = _ALL if datetime.now() > until else len(early)
+    known = told if isinstance(told, list) else []  # it was a number once
+    found = {t.number: diagnosis_of(ledger, t) for t in early if t.number not in known}
+    _tell(journal, early, {n: diagnosis_tags(one) for n, one in found.items() if one is not None})
+    now = _ALL if datetime.now() > until else sorted({*known, *found})
     if now != told:
         ledger.keep(_DIAGNOSED, now)
 

@@ -55,9 +55,17 @@ def test_a_trial_that_ended_before_the_unregularized_one_is_judged_again(
     assert told() == {0: "healthy", 1: "underfitting"}
     assert told() == {}
     end(ledger, third, 0.8, 0.79)  # so soon that its worker may not have known of the baseline
-    assert told() == {0: "healthy", 1: "underfitting", 2: "underfitting"}
+    assert told() == {2: "underfitting"}
+    assert told() == {}
     monkeypatch.setattr(retold, "AT_ONCE", timedelta())
     end(ledger, claimed(ledger), 0.8, 0.79)
+    assert told() == {}
+
+
+def test_what_a_study_kept_of_it_before_is_told_again(ledger: Ledger, told: Told) -> None:
+    end(ledger, claimed(ledger), 0.95, 0.92)
+    ledger.keep("diagnosed", 1)  # so many, as it was
+    assert told() == {0: "healthy"}
     assert told() == {}
 
 
