@@ -119,6 +119,7 @@ struct Layout {
         together = stride == LANES && width % 2 == 0 ? 2 : 1;
         pitch = width + (this->taps == 1 ? 0 : together);
         size = ((height + this->taps - 1) * pitch + 17 * together) * stride + TERMS;
+        if (unfolded) size += (height + 2) * (width + 2) * channels + LANES;
     }
 
     int64_t border() const { return taps / 2; }
@@ -136,26 +137,28 @@ struct Layout {
     }
 
 private:
+    // The taps of a row of the filter are side by side in an image with zeros around it, and are
+    // copied with what is behind them; the next row's take its place.
     void unfold(const BFloat16 *image, BFloat16 *to) const {
         const int64_t colours = channels / 9, length = (width + 2) * colours;
-        std::vector<BFloat16> padded((height + 2) * length + LANES);
+        BFloat16 *const padded = to + unfolded_size();
         for (int64_t r = 0; r < height; r++)
-            std::memcpy(&padded[(r + 1) * length + colours], image + r * width * colours,
+            std::memcpy(padded + (r + 1) * length + colours, image + r * width * colours,
                         width * colours * sizeof *to);
-        const int64_t taps = 3 * colours;
-        const __mmask32 of_row = (1u << taps) - 1;
-        for (int64_t r = 0; r < height; r++)
-            for (int64_t i = 0; i < width; i++) {
-                __m512i all = _mm512_setzero_si512();
-                for (int64_t tap = 0; tap < 3; tap++) {
-                    const BFloat16 *from = &padded[(r + tap) * length + i * colours];
-                    const __m256i row = _mm256_loadu_si256((__m256i *)from);
-                    all = _mm512_mask_expand_epi16(all, of_row << tap * taps,
-                                                   _mm512_castsi256_si512(row));
-                }
-                _mm512_store_si512(to + (r * width + i) * stride, all);
+        const __mmask16 left = (1u << std::min<int64_t>(16, TERMS - 6 * colours)) - 1;
+        const BFloat16 *from = padded;
+        for (int64_t r = 0; r < height; r++, from += 2 * colours)
+            for (int64_t i = 0; i < width; i++, from += colours, to += TERMS) {
+                const auto row = [=](int64_t tap) {
+                    return _mm256_loadu_si256((__m256i *)(from + tap * length));
+                };
+                _mm256_storeu_si256((__m256i *)to, row(0));
+                _mm256_storeu_si256((__m256i *)(to + 3 * colours), row(1));
+                _mm256_mask_storeu_epi16(to + 6 * colours, left, row(2));
             }
     }
+
+    int64_t unfolded_size() const { return (height * pitch + 17 * together) * stride + TERMS; }
 };
 
 // 16 places in such an image, one after the other, from that of the filter's first tap on; some
