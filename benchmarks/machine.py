@@ -11,16 +11,20 @@ import torch
 import torchvision
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "CXX")
+"""By which libraries and the kernels can be kept to less than the processor has."""
 
 
 def describe() -> dict[str, str]:
-    """Processor, cores, versions: what absolute figures depend on."""
+    """Processor, cores, versions: what absolute figures depend on; and what was kept to less."""
+    limits = [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
     return {
         "processor": f"{_cpuinfo('model name')}, {len(os.sched_getaffinity(0))} cores",
         "flags": " ".join(flag for flag in _FLAGS if flag in _cpuinfo("flags").split()),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
+        **({"kept to": ", ".join(limits)} if limits else {}),
     }
 
 

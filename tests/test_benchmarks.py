@@ -15,6 +15,7 @@ from benchmarks.cases import load_images
 from benchmarks.gpu_sharing import _Pack
 from benchmarks.gpu_step import candidates, kernels, parts
 from benchmarks.gpu_training import study_trainer
+from benchmarks.machine import describe
 
 
 def test_a_worker_without_training_ends_its_trials(capfd: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +51,17 @@ def test_a_fused_net_keeps_its_trainings_apart() -> None:
     changed[:, 3:] = 0  # the second training's images
     same = torch.isclose(pack(changed), answers).all(dim=1)
     assert same.tolist() == [True, False] * 3
+
+
+def test_a_machine_that_was_kept_to_less_than_it_has_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    assert "kept to" not in describe()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("CXX", "g++ -mno-avx512f")
+    assert describe()["kept to"] == "ONEDNN_MAX_CPU_ISA=AVX2, CXX=g++ -mno-avx512f"
 
 
 def test_a_part_that_fails_has_a_row_that_says_so(tmp_path: Path) -> None:
