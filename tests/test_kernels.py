@@ -23,6 +23,7 @@ from pipeline.kernels.conv_norm import can_fuse_convolution
 from pipeline.kernels.images import Changes, prepared
 from pipeline.kernels.library import SOURCES, KernelError, can_convolve, library, missing
 from pipeline.kernels.norm import FusedNorm, can_follow, can_fuse
+from pipeline.kernels.winograd import WinogradConv
 from pipeline.training.twins import fused
 from tests.trainings import NEEDS_COMPILER
 
@@ -161,6 +162,7 @@ def test_a_processor_of_shorter_vectors_gets_the_same_numbers(
     """Most have 8 values in one, or 4: here as a compiler that takes this processor for such."""
     torch.manual_seed(0)
     norm, x = random_norm(32), torch.randn(4, 32, 16, 18, requires_grad=True)
+    conv = WinogradConv.of(nn.Conv2d(32, 64, 3, padding=1))
     pixels = torch.randint(0, 256, (6, 3, 9, 21), dtype=torch.uint8)
     turned = Changes(maps=torch.tensor([0.8, -0.6, 1.3, 0.6, 0.8, -2.1, 0, 0, 1]).repeat(6, 1))
 
@@ -169,7 +171,9 @@ def test_a_processor_of_shorter_vectors_gets_the_same_numbers(
         gradients = torch.autograd.grad(y.square().sum(), [x, norm.weight, norm.bias])
         moments = torch.ones(3) / 3, torch.ones(3) / 7
         shown = prepared(pixels, *moments, torch.float32, None, turned)
-        return [y, *gradients, shown, prepared(pixels, *moments, torch.bfloat16)]
+        z = conv(x)
+        gradients += torch.autograd.grad(z.square().sum(), [x, *conv.parameters()])
+        return [y, z, *gradients, shown, prepared(pixels, *moments, torch.bfloat16)]
 
     wanted = numbers()
     monkeypatch.setattr(building, "_load", cache(building._load.__wrapped__))

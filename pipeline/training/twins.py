@@ -18,12 +18,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pipeline.kernels.conv_norm import FusedConvNorm, can_fuse_convolution
 from pipeline.kernels.library import missing
 from pipeline.kernels.norm import FusedNorm, can_follow, can_fuse, halves
+from pipeline.kernels.winograd import WinogradConv, can_transform
 
 
 def fused(model: nn.Module) -> nn.Module:
     """For training on a CPU: each BatchNorm is one operation with the 2x2 pooling and the ReLU that
     follow it, in any order: a `FusedNorm`; where the processor has AMX, with the convolution before
-    it, too: a `FusedConvNorm`. The twin goes on with the net's weights as they change.
+    it, too: a `FusedConvNorm`. In float32 most convolutions by 3x3 are a `WinogradConv`. The twin
+    goes on with the net's weights as they change.
 
     Layers share their mode with the net's. Modules of other kinds that hold layers are in train
     mode, and hooks on containers, and on convolutions that got theirs later, are not called.
@@ -38,7 +40,8 @@ def folded(model: nn.Module) -> nn.Module:
     """For scoring on a CPU, of a net in eval mode: a BatchNorm after a convolution becomes part of
     its weights, as they are now (https://arxiv.org/abs/1712.05877, section 3.2); or, where it is
     pooled and there are kernels, a `FusedNorm`, which pools faster than torch. Where the processor
-    has AMX, the two are a `FusedConvNorm`, and all this is for what that can't take."""
+    has AMX, the two are a `FusedConvNorm`, and all this is for what that can't take. Convolutions
+    that are left are as in `fused`."""
     return _rewritten(model, _with_folded_norms)
 
 
@@ -54,7 +57,7 @@ def _rewritten(model: nn.Module, rewrite: Callable[[Parts], Parts]) -> nn.Module
         return twin
     children = {n: child and _rewritten(child, rewrite) for n, child in model._modules.items()}
     if not children:
-        return model
+        return WinogradConv.of(model) if can_transform(model) else model
     twin = copy.copy(model)
     twin._modules = children  # the copy's dict was still the net's own
     return twin
