@@ -167,6 +167,7 @@ def test_which_convolutions_are_taken() -> None:
     ):
         assert not can_transform(layer(64, 64, **other))
     assert not can_transform(Standardized(64, 64, 3, padding=1))
+    assert not can_transform(nn.utils.parametrizations.weight_norm(layer(64, 64)))
     assert not can_transform(nn.ConvTranspose2d(64, 64, 3, padding=1))
     assert not can_transform(WinogradConv.of(layer(64, 64))), "it is one already"
 

@@ -10,6 +10,7 @@ filter turned round, of the weights by 16 products, too.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, TypeGuard
 
 import torch
@@ -29,8 +30,12 @@ TILES = 256
 """That are transformed at a time, about: enough for the products, and few enough for the cache."""
 TERMS = 16
 
-_OF_FILTER = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1.0]])
-_OF_TAPS = torch.kron(_OF_FILTER, _OF_FILTER)  # (16, 9)
+
+@cache  # not made at the import: workers are forked from a process that has not worked yet
+def _of_taps() -> Tensor:
+    """(16, 9): what becomes of a filter's taps."""
+    of_side = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1.0]])
+    return torch.kron(of_side, of_side)
 
 
 def can_transform(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -47,6 +52,7 @@ def can_transform(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
         and conv.in_channels % LANES == conv.out_channels % LANES == 0
         and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
         and conv.in_channels * conv.out_channels >= FEWEST_PAIRS
+        and "weight" in conv._parameters  # it may be made of others
         and conv.weight.dtype == torch.float32
         and not missing()
     )
@@ -95,7 +101,7 @@ class _Winograd(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x = x.contiguous(memory_format=LAYOUT)
         ctx.save_for_backward(x, weight)
-        transformed = torch.einsum("tp,kpc->tck", _OF_TAPS, _taps(weight))
+        transformed = torch.einsum("tp,kpc->tck", _of_taps(), _taps(weight))
         return _convolved(x, transformed.contiguous(), bias)
 
     @staticmethod
@@ -105,7 +111,7 @@ class _Winograd(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=LAYOUT)
         dx = dweight = dbias = None
         if ctx.needs_input_grad[0]:
-            turned = torch.einsum("tp,kpc->tkc", _OF_TAPS.flip(1), _taps(weight))
+            turned = torch.einsum("tp,kpc->tkc", _of_taps().flip(1), _taps(weight))
             dx = _convolved(gradient, turned.contiguous(), None)
         if ctx.needs_input_grad[1]:
             dweight = _weights_gradient(x, weight, gradient)
@@ -147,7 +153,7 @@ def _weights_gradient(x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
         library().winograd_inputs(*addresses(own, terms), *_how(own, terms))
         library().winograd_gradients(*addresses(out, sums), *_how(out, sums))
         total.baddbmm_(terms.transpose(1, 2), sums)
-    taps = torch.einsum("tp,tck->kpc", _OF_TAPS, total)
+    taps = torch.einsum("tp,tck->kpc", _of_taps(), total)
     return taps.view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
 
 
