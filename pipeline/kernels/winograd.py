@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.kernels.library import library, missing
-from pipeline.kernels.norm import LANES, LAYOUT, addresses
+from pipeline.kernels.norm import LANES, LAYOUT, addresses, room
 
 FEWEST_CHANNELS, FEWEST_PAIRS = 32, 32 * 64
 """In, and out; and of one with the other. With fewer the transforms cost what the products save."""
@@ -102,7 +102,7 @@ class _Winograd(torch.autograd.Function):
         x = x.contiguous(memory_format=LAYOUT)
         ctx.save_for_backward(x, weight)
         transformed = torch.einsum("tp,kpc->tck", _of_taps(), _taps(weight))
-        return _convolved(x, transformed.contiguous(), bias)
+        return _convolved(x, transformed.contiguous(), None if bias is None else bias.contiguous())
 
     @staticmethod
     @once_differentiable
@@ -129,7 +129,7 @@ def _convolved(x: Tensor, transformed: Tensor, bias: Tensor | None) -> Tensor:
     """By a filter (16, C, K)."""
     count, _, height, width = x.shape
     channels = transformed.shape[2]
-    y = torch.empty(count, channels, height, width, memory_format=LAYOUT)
+    y = room((count, channels, height, width), x.dtype)
     for images, terms, sums in _blocks(x, channels):
         own, out = x[images], y[images]
         library().winograd_inputs(*addresses(own, terms), *_how(own, terms))
@@ -173,5 +173,5 @@ def _blocks(x: Tensor, channels: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
 def _how(images: Tensor, transformed: Tensor) -> tuple[int, ...]:
     """Images, and what is transformed, as they lie in memory; threads."""
     count, channels, height, width = images.shape
-    room = transformed.stride(0) // channels
-    return count, height, width, channels, room, torch.get_num_threads()
+    rows = transformed.stride(0) // channels
+    return count, height, width, channels, rows, torch.get_num_threads()
