@@ -17,6 +17,8 @@
 
 namespace {
 
+static_assert(LANES == 16);
+
 constexpr int64_t TERMS = 32;           // of a product
 constexpr int64_t HALVES = 16 * TERMS;  // bfloat16 values of a tile
 constexpr int64_t SUMS = 16 * 16;       // float32 values of one
@@ -51,18 +53,6 @@ public:
         _tile_loadconfig(&before);
     }
     Tiles(const Tiles &) = delete;
-};
-
-// Zeros at first, from the start of a cache line: a tile whose rows cross lines takes six times as
-// long to load.
-template <typename T> class Buffer {
-    std::vector<char> bytes;
-
-public:
-    T *const data;
-    explicit Buffer(int64_t count)
-        : bytes(count * sizeof(T) + 64, 0), data((T *)(((uintptr_t)bytes.data() + 63) & ~63)) {}
-    Buffer(const Buffer &) = delete;
 };
 
 INLINE __m512i widened(const BFloat16 *from) {

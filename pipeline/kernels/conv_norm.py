@@ -12,16 +12,18 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from pipeline.kernels.library import can_convolve, library
 from pipeline.kernels.norm import (
-    LANES,
+    CHANNELS,
     LAYOUT,
     FusedNorm,
+    Gradients,
     addresses,
     averages,
+    differentiable_once,
     is_asked_for_gradients,
+    laid_out,
     room,
     scale_and_shift,
 )
@@ -39,8 +41,8 @@ MOST_VALUES = 2**18
 def can_fuse_convolution(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether it is a convolution by 3x3 or 1x1 that keeps height and width, without a bias, from
     a few colours or a multiple of 16 channels to one, in float32, without hooks; and this machine
-    has the kernels. Of a subclass its settings are taken at their word."""
-    if not isinstance(conv, nn.Conv2d):
+    has the kernels."""
+    if type(conv) is not nn.Conv2d:
         return False
     most = COLOURS if conv.kernel_size == (3, 3) else 0
     return (
@@ -49,8 +51,8 @@ def can_fuse_convolution(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
         and conv.padding_mode == "zeros"
         and conv.groups == 1
         and conv.bias is None
-        and conv.out_channels % LANES == 0
-        and (conv.in_channels % LANES == 0 or conv.in_channels <= most)
+        and conv.out_channels % CHANNELS == 0
+        and (conv.in_channels % CHANNELS == 0 or conv.in_channels <= most)
         and conv.weight.dtype == torch.float32
         and not (conv._forward_pre_hooks or conv._forward_hooks)
         and can_convolve()
@@ -95,7 +97,7 @@ class FusedConvNorm(nn.Module):
             y = self._otherwise(x)
             return y
         norm, pooled = self.norm.norm, self.norm.pools(x)
-        x = x.to(torch.bfloat16).contiguous(memory_format=LAYOUT)
+        x = laid_out(x.to(torch.bfloat16))
         weight = self.conv.weight.contiguous(memory_format=LAYOUT)
         if norm.training:
             self.norm.count()
@@ -133,7 +135,7 @@ class FusedConvNorm(nn.Module):
             and x.numel() > 0
             and height * width >= FEWEST_PIXELS
             and height * width * max(channels, conv.out_channels) <= MOST_VALUES
-            and not (x.requires_grad and channels % LANES)
+            and not (x.requires_grad and channels % CHANNELS)
             and can_convolve()  # it may come from a process that can
         )
 
@@ -167,10 +169,10 @@ class _ConvNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    @differentiable_once
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, weight, z, saved = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=LAYOUT)
+        gradient = laid_out(gradient)
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dweight = torch.empty_like(weight)
         dscale, dshift = torch.empty(2, len(weight)).unbind()

@@ -30,16 +30,16 @@ Arguments = tuple[type, ...]
 _POINTERS: Arguments = (ctypes.c_void_p,)
 _NUMBERS: Arguments = (ctypes.c_double,)
 _NORM: Arguments = (ctypes.c_int64,) * 4 + (ctypes.c_int,) * 4  # the shape; flags and threads
-_IMAGES: Arguments = (ctypes.c_int64,) * 5 + (ctypes.c_int,)  # the shape, room; threads
+_TILED: Arguments = (ctypes.c_int64,) * 5 + (ctypes.c_int,)  # images, channels out; threads
 _CONV: Arguments = (ctypes.c_int64,) * 6 + (ctypes.c_int,) * 3
 ARGUMENTS: dict[str, Arguments] = {
     "norm_forward": _POINTERS * 7 + _NORM + _NUMBERS * 2,
     "norm_backward": _POINTERS * 6 + _NORM,
     "norm_apply": _POINTERS * 4 + _NORM,
     "prepare_images": _POINTERS * 9 + (ctypes.c_int64,) * 4 + (ctypes.c_int,) * 2,
-    "winograd_inputs": _POINTERS * 2 + _IMAGES,
-    "winograd_outputs": _POINTERS * 3 + _IMAGES,
-    "winograd_gradients": _POINTERS * 2 + _IMAGES,
+    "winograd_filters": _POINTERS * 2 + (ctypes.c_int64,) * 2 + (ctypes.c_int,),
+    "winograd_convolve": _POINTERS * 4 + _TILED,
+    "winograd_gradient": _POINTERS * 3 + _TILED,
     "can_convolve": (),
 }
 """As the sources declare them."""
@@ -134,7 +134,7 @@ def library_path() -> Path:
     """
     parts = (
         *(path.read_text(encoding="utf-8") for path in (*_sources(), *sorted(SOURCES.glob("*.h")))),
-        repr((FLAGS, BETTER)),
+        repr((FLAGS, BETTER, os.environ.get("CXX"))),
         platform.machine(),
         _processor(),
     )

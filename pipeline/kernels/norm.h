@@ -38,6 +38,18 @@ typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 struct BFloat16 { uint16_t bits; };
 struct Shape { int64_t images, height, width, channels; };
 
+// Zeros at first, from the start of a cache line: a tile of AMX whose rows cross lines takes six
+// times as long to load.
+template <typename T> class Buffer {
+    std::vector<char> bytes;
+
+public:
+    T *const data;
+    explicit Buffer(int64_t count)
+        : bytes(count * sizeof(T) + 64, 0), data((T *)(((uintptr_t)bytes.data() + 63) & ~63)) {}
+    Buffer(const Buffer &) = delete;
+};
+
 #define INLINE inline __attribute__((always_inline))
 
 INLINE Floats load(const float *from) {

@@ -7,17 +7,17 @@ https://arxiv.org/abs/1712.02616); this one also keeps nothing for the backward 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from pipeline.kernels.library import library
 
-LANES = 16
-"""Channels that the kernels take at a time."""
+CHANNELS = 16
+"""The kernels take a multiple of these."""
 DTYPES = (torch.float32, torch.bfloat16)
 LAYOUT = torch.channels_last
 
@@ -27,7 +27,7 @@ def can_fuse(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     keeps averages that fade, all in float32."""
     return (
         type(norm) is nn.BatchNorm2d
-        and norm.num_features % LANES == 0
+        and norm.num_features % CHANNELS == 0
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
@@ -85,7 +85,7 @@ class FusedNorm(nn.Module):
             for part in (norm, *self.following):
                 x = part(x)
             return x
-        x = x.contiguous(memory_format=LAYOUT)
+        x = laid_out(x)
         pooled = self.pools(x)
         y: Tensor
         if norm.training:
@@ -125,6 +125,30 @@ class FusedNorm(nn.Module):
         return not is_asked_for_gradients(x, norm.weight, norm.bias)
 
 
+Gradients = tuple[Tensor | None, ...]
+Backward = Callable[[Any, Tensor], Gradients]
+
+
+def differentiable_once(backward: Backward) -> Backward:
+    """For one that autograd can't look into. torch's `once_differentiable` would let what it gives
+    pass for constants wherever the gradient that it is given is one.
+
+    Raises:
+        RuntimeError: when it is called, if its own gradients may be asked for.
+    """
+
+    @wraps(backward)
+    def checked(ctx: Any, gradient: Tensor) -> Gradients:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "a fused layer is differentiated once: with create_graph=True, train by engine: "
+                "eager"
+            )
+        return backward(ctx, gradient)
+
+    return checked
+
+
 class _Norm(torch.autograd.Function):
     """In train mode, differentiable."""
 
@@ -151,10 +175,10 @@ class _Norm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    @differentiable_once
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, saved = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=LAYOUT)
+        gradient = laid_out(gradient)
         dx = torch.empty_like(x)
         dweight, dbias = torch.empty(2, x.shape[1]).unbind()
         library().norm_backward(
@@ -199,7 +223,13 @@ def room(shape: Sequence[int], dtype: torch.dtype, pooled: bool = False) -> Tens
     count, channels, height, width = shape
     if pooled:
         height, width = height // 2, width // 2
-    return torch.empty(count, channels, height, width, dtype=dtype, memory_format=LAYOUT)
+    shape = (count, channels, height, width)
+    return torch.empty(shape, dtype=dtype, device="cpu", memory_format=LAYOUT)
+
+
+def laid_out(images: Tensor) -> Tensor:
+    """Those (N, C, H, W), with their values in memory as the kernels read them."""
+    return images.resolve_neg().contiguous(memory_format=LAYOUT)
 
 
 def addresses(*tensors: Tensor | None) -> Iterator[int | None]:

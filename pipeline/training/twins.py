@@ -24,11 +24,12 @@ from pipeline.kernels.winograd import WinogradConv, can_transform
 def fused(model: nn.Module) -> nn.Module:
     """For training on a CPU: each BatchNorm is one operation with the 2x2 pooling and the ReLU that
     follow it, in any order: a `FusedNorm`; where the processor has AMX, with the convolution before
-    it, too: a `FusedConvNorm`. In float32 most convolutions by 3x3 are a `WinogradConv`. The twin
-    goes on with the net's weights as they change.
+    it, too: a `FusedConvNorm`. Other convolutions by 3x3 are a `WinogradConv`, which is another way
+    in float32. The twin goes on with the net's weights as they change.
 
     Layers share their mode with the net's. Modules of other kinds that hold layers are in train
-    mode, and hooks on containers, and on convolutions that got theirs later, are not called.
+    mode. Hooks on containers are not called; those on convolutions may not be, or be given the
+    twin's module in place of the net's.
 
     Raises:
         KernelError: the kernels can't be had on this machine.
