@@ -173,11 +173,12 @@ def test_an_unforeseen_fault_is_told_without_a_traceback_and_exit_code_1(tmp_pat
 def test_the_command_ends_with_its_exit_handlers_run_and_nothing_torn_down(tmp_path: Path) -> None:
     """What torch and MLflow have made takes up to two seconds to be freed."""
     code = (
-        "import atexit, sys, threading, time\n"
+        "import atexit, sys, threading\n"
         "class Large:\n"
         "    def __del__(self): print('freed')\n"
         "large = Large()\n"
-        "threading.Thread(target=lambda: (time.sleep(0.3), print('thread done'))).start()\n"
+        "main = threading.main_thread()\n"
+        "threading.Thread(target=lambda: (main.join(), print('thread done'))).start()\n"
         "atexit.register(print, 'closed')\n"
         "sys.argv = ['regsearch', *sys.argv[1:]]\n"
         "from pipeline.cli import command; command()"

@@ -236,7 +236,10 @@ def test_updates_that_are_launched_ahead_of_a_report_change_nothing(
         assert torch.equal(value, turns.model.state_dict()[name]), name
 
 
-def test_a_state_is_refused_while_the_next_epoch_is_under_way() -> None:
+def test_a_state_is_refused_while_the_next_epoch_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "AHEAD_SEC", 1e9)
     training = trainer(recipe(epochs=2))
     with pytest.raises(RuntimeError, match=r"^4 updates of epoch 2 are under way$"):
         training.fit(lambda *_: training.state_dict(), goes_ahead=lambda: True)
