@@ -322,6 +322,17 @@ def test_those_who_build_it_at_once_do_not_disturb_each_other(elsewhere: Path) -
     assert [path.suffix for path in kernels(elsewhere).iterdir()] == [".so"]
 
 
+def test_what_a_compiler_is_told_is_built_apart(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "g++")
+    assert missing() == ""
+    building._load.cache_clear()
+    monkeypatch.setenv("CXX", "g++ -mno-avx2")
+    assert missing() == ""
+    assert len(list(kernels(elsewhere).iterdir())) == 2
+
+
 def test_a_compiler_without_openmp_will_do(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
