@@ -31,7 +31,7 @@ def regsearch(*arguments: str, cwd: Path, **env: str) -> Done:
         env=environment(**env),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
 
 

@@ -117,7 +117,7 @@ def results(
         env=environment(folder),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads((folder / "results.json").read_text())
