@@ -147,21 +147,22 @@ class Coordinator:
 
 def show(event: Event, view: View, metric: str) -> None:
     """Tell a view what happened in a study by this metric."""
+    at = event.time_ms
     match event:
         case TrialStarted():
-            view.trial_started(event.trial, event.name, event.params, event.num_epochs)
+            view.trial_started(event)
             if event.attempt > 1:
-                view.note(f"{event.name}: {_taken_up(event)}")
+                view.note(f"{event.name}: {_taken_up(event)}", at)
         case EpochEnded():
-            view.epoch_ended(event.trial, event.epoch, event.metrics)
+            view.epoch_ended(event)
         case TrialEnded():
             value = "" if event.value is None else f"{show_metric(metric, event.value)}, "
             text = f"{value}{event.reason}"
-            view.trial_ended(event.trial, event.state, text)
+            view.trial_ended(event.trial, event.state, text, at)
         case TrialRequeued():
-            view.trial_ended(event.trial, "WAITING", f"{event.reason}; it goes on later")
+            view.trial_ended(event.trial, "WAITING", f"{event.reason}; it goes on later", at)
         case Note():
-            view.note(event.text)
+            view.note(event.text, at)
 
 
 def _taken_up(event: TrialStarted) -> str:

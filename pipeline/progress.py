@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.settings import Scalar
+from pipeline.events import EpochEnded, TrialStarted, now_ms
 from pipeline.standing import Pace, Standing
 from pipeline.words import describe, duration
 
@@ -28,26 +27,30 @@ STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "cy
 
 
 class View(AbstractContextManager["View"], Protocol):
-    """Is told what happens, and shows it."""
+    """Is told what happens, and shows it.
+
+    It may be told some seconds later: `time_ms` is when it happened, in milliseconds since 1970.
+    """
 
     def loading(self, what: str, done: int, total: int) -> None:
         """Data is being fetched or decoded: `done` of `total` units (0: not known)."""
 
-    def note(self, text: str) -> None:
-        """A line that stays on the screen."""
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        """Inside, seconds pass in which there is nothing else to tell."""
+
+    def note(self, text: str, time_ms: int | None = None) -> None:
+        """A line that stays on the screen; of now, if nothing else is said."""
 
     def study(self, standing: Standing) -> None:
         """The counts have changed."""
 
-    def trial_started(
-        self, number: int, name: str, params: Mapping[str, Scalar | None], num_epochs: int
-    ) -> None:
+    def trial_started(self, event: TrialStarted) -> None:
         """A trial begins, with its values of what is searched."""
 
-    def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+    def epoch_ended(self, event: EpochEnded) -> None:
         """A trial's epoch, counted from 1, has been scored."""
 
-    def trial_ended(self, number: int, state: str, text: str) -> None:
+    def trial_ended(self, number: int, state: str, text: str, time_ms: int) -> None:
         """A trial is COMPLETE, PRUNED or FAIL, or is WAITING for another attempt."""
 
 
@@ -58,7 +61,7 @@ class LogView(View):
         self.console = console
         self._pace: Pace | None = None
         self._started: dict[int, tuple[str, int]] = {}
-        self._told_at: dict[int, float] = {}
+        self._told_ms: dict[int, int] = {}
         self._shown: tuple[str, int] = ("", -1)
 
     def __exit__(self, *_: object) -> None:
@@ -70,8 +73,13 @@ class LogView(View):
             self._shown = (what, tenth)
             self._print(f"{what}: {done:,}" + (f" of {total:,}" if total else " ..."))
 
-    def note(self, text: str) -> None:
-        self._print(text)
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        self._print(f"{what} ...")
+        yield
+
+    def note(self, text: str, time_ms: int | None = None) -> None:
+        self._print(text, time_ms)
 
     def study(self, standing: Standing) -> None:
         if self._pace is None or self._pace.kind != standing.kind:
@@ -84,36 +92,33 @@ class LogView(View):
             f"({standing.counts()}){best}{left}"
         )
 
-    def trial_started(
-        self, number: int, name: str, params: Mapping[str, Scalar | None], num_epochs: int
-    ) -> None:
-        self._started[number] = (name, num_epochs)
-        self._print(f"{name}: {describe(params)}")
+    def trial_started(self, event: TrialStarted) -> None:
+        self._started[event.trial] = (event.name, event.num_epochs)
+        self._print(f"{event.name}: {describe(event.params)}", event.time_ms)
 
-    def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        name, num_epochs = self._started.get(number, (f"trial {number}", None))
-        now, told_at = time.monotonic(), self._told_at.get(number, -math.inf)
-        if epoch != num_epochs and now - told_at < EPOCH_LINE_SEC:
+    def epoch_ended(self, event: EpochEnded) -> None:
+        name, num_epochs = self._started.get(event.trial, (f"trial {event.trial}", None))
+        since_ms = event.time_ms - self._told_ms.get(event.trial, 0)
+        soon = 0 <= since_ms < 1000 * EPOCH_LINE_SEC  # negative where a clock was set back
+        if soon and event.epoch != num_epochs:
             return
-        self._told_at[number] = now
+        self._told_ms[event.trial] = event.time_ms
         of = f"/{num_epochs}" if num_epochs else ""
-        self._print(f"{name}: epoch {epoch}{of}: {scores(metrics)}")
+        self._print(f"{name}: epoch {event.epoch}{of}: {scores(event.metrics)}", event.time_ms)
 
-    def trial_ended(self, number: int, state: str, text: str) -> None:
+    def trial_ended(self, number: int, state: str, text: str, time_ms: int) -> None:
         name, _ = self._started.get(number, (f"trial {number}", None))
-        self._print(f"{name}: {state}: {text}")
+        self._print(f"{name}: {state}: {text}", time_ms)
 
-    def _print(self, text: str) -> None:
-        self.console.print(
-            f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True
-        )
+    def _print(self, text: str, time_ms: int | None = None) -> None:
+        seconds = (now_ms() if time_ms is None else time_ms) / 1000
+        at = time.strftime("%H:%M:%S", time.localtime(seconds))
+        self.console.print(f"{at} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass
 class _Running:
-    name: str
-    params: Mapping[str, Scalar | None]
-    num_epochs: int
+    started: TrialStarted
     epoch: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -142,7 +147,15 @@ class LiveView(View):
         of = f" of {total:,}" if total else ""
         self._loading = f"{what}: {done:,}{of}" if done < total or not total else ""
 
-    def note(self, text: str) -> None:
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        before, self._loading = self._loading, f"{what} ..."
+        try:
+            yield
+        finally:
+            self._loading = before
+
+    def note(self, text: str, time_ms: int | None = None) -> None:  # noqa: ARG002
         self.console.print(text, markup=False, highlight=False)
 
     def study(self, standing: Standing) -> None:
@@ -150,18 +163,17 @@ class LiveView(View):
         if self._pace is None or self._pace.kind != standing.kind:
             self._pace = Pace.of(standing)
 
-    def trial_started(
-        self, number: int, name: str, params: Mapping[str, Scalar | None], num_epochs: int
-    ) -> None:
-        self._running[number] = _Running(name, params, num_epochs)
+    def trial_started(self, event: TrialStarted) -> None:
+        self._running[event.trial] = _Running(event)
 
-    def epoch_ended(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        if number in self._running:  # else its start was before this run's
-            self._running[number].epoch, self._running[number].metrics = epoch, metrics
+    def epoch_ended(self, event: EpochEnded) -> None:
+        if event.trial in self._running:  # else its start was before this run's
+            running = self._running[event.trial]
+            running.epoch, running.metrics = event.epoch, event.metrics
 
-    def trial_ended(self, number: int, state: str, text: str) -> None:
+    def trial_ended(self, number: int, state: str, text: str, time_ms: int) -> None:  # noqa: ARG002
         running = self._running.pop(number, None)
-        name = running.name if running else f"trial {number}"
+        name = running.started.name if running else f"trial {number}"
         self._recent.append((name, state, text.splitlines()[0] if text else ""))
 
     def render(self) -> RenderableType:
@@ -196,13 +208,13 @@ class LiveView(View):
         return lines
 
     def _trial_lines(self, running: _Running) -> list[RenderableType]:
-        bar = Table.grid(padding=(0, 1))
+        bar, trial = Table.grid(padding=(0, 1)), running.started
         bar.add_row(
-            Text(running.name, style="cyan"),
-            ProgressBar(running.num_epochs, running.epoch, width=20),
-            Text(f"epoch {running.epoch}/{running.num_epochs}"),
+            Text(trial.name, style="cyan"),
+            ProgressBar(trial.num_epochs, running.epoch, width=20),
+            Text(f"epoch {running.epoch}/{trial.num_epochs}"),
         )
-        lines = Text(scores(running.metrics)), Text(describe(running.params), style="dim")
+        lines = Text(scores(running.metrics)), Text(describe(trial.params), style="dim")
         return [Text(""), bar, *(Padding(line, (0, 0, 0, 2)) for line in lines)]
 
 

@@ -138,7 +138,7 @@ def _taken_up(study: str, means: Means, view: View) -> Iterator[tuple[Workshop, 
             rule="what a regularizer is worth is measured on images that the search never saw",
             cure="run it under another `study.name` with `data.selection_fraction` above 0",
         )
-    plan = make_plan(config, splits, ledger, devices, means.num_workers)
+    plan = make_plan(config, splits, ledger, devices, means.num_workers, view)
     limit = means.timeout_sec
     deadline = math.inf if limit is None else time.time() + limit
     mirror = open_mirror(ledger)

@@ -75,7 +75,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
         view.note(f"the study takes up {line}")
     for line in remember(ledger, space, _dataset(config, splits)):
         view.note(line)
-    plan = make_plan(config, splits, ledger, devices, options.num_workers)
+    plan = make_plan(config, splits, ledger, devices, options.num_workers, view)
     if devices[0] == "cpu" and (reason := missing()):
         view.note(f"training and scoring run op by op, and may take longer: {reason}")
     ledger.fixed("tags", lambda: _tags(plan))
@@ -99,7 +99,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
                 deadline,
                 journal,
                 view,
-                when_started=lambda: mirrors.append(_open_mirror(ledger)),
+                when_started=lambda: mirrors.append(_open_mirror(ledger, view)),
                 when_idle=_load_exporter,
             )
             from pipeline.followups import Workshop
@@ -123,10 +123,11 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
 # MLflow takes seconds to load, and a new store of its own another one: the workers train meanwhile.
 
 
-def _open_mirror(ledger: Ledger) -> Mirror:
-    from pipeline.mirroring import open_mirror
+def _open_mirror(ledger: Ledger, view: View) -> Mirror:
+    with view.doing("loading MLflow and opening its store; trainings have begun"):
+        from pipeline.mirroring import open_mirror
 
-    return open_mirror(ledger)
+        return open_mirror(ledger)
 
 
 def _close_mirror(mirror: Mirror, patience: float) -> DeliveryReport:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
+from pipeline.events import EpochEnded, TrialStarted
 from pipeline.progress import LiveView, LogView, View, open_view
 from pipeline.standing import Standing
 from pipeline.words import describe, duration, short_name, show_metric, spell
@@ -18,12 +21,22 @@ METRICS = {
     "images_per_sec": 12345.6,
 }
 STANDING = Standing(10, 3, 1, 2, "validation/accuracy", 0.81, 2)
+SOME_MS = 1_700_000_000_000
+
+
+def started(number: int, dropout: float = 0.25, time_ms: int = SOME_MS) -> TrialStarted:
+    params = {"regularization.dropout": dropout}
+    return TrialStarted(number, 1, "worker 1", f"trial {number}", params, 8, time_ms)
+
+
+def ended(number: int, epoch: int, time_ms: int = SOME_MS) -> EpochEnded:
+    return EpochEnded(number, 1, epoch, METRICS, time_ms)
 
 
 def play(view: View) -> None:
     view.study(STANDING)
-    view.trial_started(6, "trial 6", {"regularization.dropout": 0.25}, 8)
-    view.epoch_ended(6, 2, METRICS)
+    view.trial_started(started(6))
+    view.epoch_ended(ended(6, 2))
 
 
 def test_the_live_view_shows_counts_best_and_the_running_trial() -> None:
@@ -49,9 +62,9 @@ def test_several_workers_trials_are_shown_side_by_side() -> None:
     console = Console(width=120, file=io.StringIO())
     view = LiveView(console, "t")
     play(view)
-    view.trial_started(7, "trial 7", {"regularization.dropout": 0.5}, 8)
-    view.epoch_ended(7, 3, METRICS)
-    view.epoch_ended(99, 3, METRICS)  # begun before this run looked
+    view.trial_started(started(7, 0.5))
+    view.epoch_ended(ended(7, 3))
+    view.epoch_ended(ended(99, 3))  # begun before this run looked
     console.print(view.render())
     screen = console.file.getvalue()  # type: ignore[attr-defined]
     assert "epoch 2/8" in screen
@@ -68,7 +81,7 @@ def test_an_ended_trial_moves_to_the_latest_results() -> None:
     console = Console(width=120, file=io.StringIO())
     view = LiveView(console, "t")
     play(view)
-    view.trial_ended(6, "FAIL", "the first line\na traceback")
+    view.trial_ended(6, "FAIL", "the first line\na traceback", SOME_MS)
     console.print(view.render())
     screen = console.file.getvalue()  # type: ignore[attr-defined]
     assert "FAIL" in screen
@@ -107,19 +120,55 @@ def test_a_follow_up_has_no_best_since_its_trainings_are_judged_together() -> No
     assert "best" not in file.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("at_sec", "shown"),
+    [
+        (lambda epoch: 2 * epoch, ["1/8", "4/8", "7/8", "8/8"]),
+        (
+            lambda epoch: -3600 * epoch,
+            [f"{epoch}/8" for epoch in range(1, 9)],
+        ),  # set back each time
+    ],
+    ids=["a clock", "a clock that is set back"],
+)
 def test_quick_epochs_have_no_line_each_but_the_first_and_the_last(
-    monkeypatch: pytest.MonkeyPatch,
+    at_sec: Callable[[int], int], shown: list[str]
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now[0])
+    """By when they ended: all of them may be shown at once, after a while."""
     file = io.StringIO()
     view = LogView(Console(file=file, width=40))
-    view.trial_started(6, "trial 6", {}, 8)
+    view.trial_started(started(6))
     for epoch in range(1, 9):
-        view.epoch_ended(6, epoch, METRICS)
-        now[0] += 2.0
+        view.epoch_ended(ended(6, epoch, SOME_MS + 1000 * at_sec(epoch)))
     told = [line.split("epoch ")[1][:3] for line in file.getvalue().splitlines()[1:]]
-    assert told == ["1/8", "4/8", "7/8", "8/8"]
+    assert told == shown
+
+
+def test_a_line_has_the_time_at_which_it_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    file = io.StringIO()
+    view = LogView(Console(file=file))
+    view.trial_started(started(6, time_ms=0))
+    view.epoch_ended(ended(6, 1, 61_999))
+    view.note("trial 6: attempt 2", 3_600_000)
+    view.trial_ended(6, "PRUNED", "pruned after epoch 1", 7_322_000)
+    times = [line[:8] for line in file.getvalue().splitlines()]
+    monkeypatch.undo()
+    time.tzset()
+    assert times == ["00:00:00", "00:01:01", "01:00:00", "02:02:02"]
+
+
+def test_what_takes_a_while_is_said_before_it_has_been_done() -> None:
+    file = io.StringIO()
+    with LogView(Console(file=file)).doing("opening MLflow"):
+        assert file.getvalue()[9:] == "opening MLflow ...\n"
+    live = LiveView(Console(file=file), "regsearch: study x")
+    with live.doing("opening MLflow"):
+        live.console.print(live.render())
+    assert file.getvalue().endswith("regsearch: study x\nopening MLflow ...\n")
+    live.console.print(live.render())
+    assert file.getvalue().endswith("regsearch: study x\n")
 
 
 def test_log_lines_are_plain_and_one_an_event() -> None:
@@ -127,7 +176,7 @@ def test_log_lines_are_plain_and_one_an_event() -> None:
     view = open_view(Console(file=file, width=40), "regsearch: study x")
     assert isinstance(view, LogView)
     play(view)
-    view.trial_ended(6, "PRUNED", "pruned after epoch 2")
+    view.trial_ended(6, "PRUNED", "pruned after epoch 2", SOME_MS)
     lines = [line[9:] for line in file.getvalue().splitlines()]
     assert lines == [
         "regsearch: study x",

@@ -80,6 +80,14 @@ def missing() -> str:
     return str(found) if isinstance(found, KernelError) else ""
 
 
+def must_be_built() -> bool:
+    """Whether whoever asks for them first waits for the compiler."""
+    try:
+        return not library_path().exists()
+    except KernelError:  # they can't be
+        return False
+
+
 @cache
 def _load() -> ctypes.CDLL | KernelError:
     """Tried once a process."""

@@ -12,6 +12,8 @@ from pipeline.calibration import Calibration, Precision, as_trained, calibrate, 
 from pipeline.config import RunConfig
 from pipeline.datasets import Splits
 from pipeline.errors import UserError
+from pipeline.kernels.library import missing, must_be_built
+from pipeline.progress import View
 from pipeline.study.ledger import Ledger
 from pipeline.trainers import Trainers
 from pipeline.training.data import DeviceData
@@ -78,6 +80,7 @@ def make_plan(
     ledger: Ledger,
     devices: tuple[str, ...],
     num_workers: int | None,
+    view: View,
 ) -> Plan:
     """One worker a GPU; on the CPU as many as its cores hold, with threads that were measured once.
 
@@ -99,7 +102,12 @@ def make_plan(
             how = config.with_overrides(changes)
             return Trainers(how, data).make(how, seed=0)
 
-        return calibrate(trainer, num_workers, cpu_engines(config.training.engine)).to_dict()
+        if must_be_built():
+            with view.doing("building kernels for this processor, once"):
+                missing()
+        with view.doing("measuring what trains fastest on this machine"):
+            engines = cpu_engines(config.training.engine)
+            return calibrate(trainer, num_workers, engines).to_dict()
 
     cores = torch.get_num_threads()
     measured = ledger.fixed("calibration", measure)
