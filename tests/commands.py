@@ -1,4 +1,5 @@
-"""`regsearch ...` as a process, or in this one, in which torch and MLflow are loaded already."""
+"""`regsearch ...` as a process, or in one in which torch and MLflow are loaded already: a fork of
+`tests.template`, or this one."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
+from tests.template import Forked
 
 Done = subprocess.CompletedProcess[str]
 
@@ -33,6 +35,13 @@ def regsearch(*arguments: str, cwd: Path, **env: str) -> Done:
         text=True,
         timeout=250,
     )
+
+
+def regsearch_forked(*arguments: str, cwd: Path, **env: str) -> Done:
+    """As a process of its own that begins with all loaded."""
+    process = Forked(arguments, cwd, environment(**env))
+    out, errors = process.communicate(timeout=250)
+    return subprocess.CompletedProcess(arguments, process.wait(), out, errors)
 
 
 def regsearch_here(*arguments: str, cwd: Path, **env: str) -> Done:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import alembic.util
 import pytest
 import torch
 
+from pipeline.study.storage import file_lock
 from pipeline.tracking import connect
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     torch.set_num_threads(1)  # the nets here are tiny: more threads cost seconds on a busy machine
+    _load_migrations_once()
     # MLflow 3.17 warns of its own type hints, and asks SQLAlchemy 2.1 for what 2.1 deprecates.
     config.addinivalue_line("filterwarnings", "ignore:.*Any type hint is inferred:UserWarning")
     config.addinivalue_line("filterwarnings", "ignore:The ..noload.. loader:DeprecationWarning")
@@ -35,11 +41,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+def _load_migrations_once() -> None:
+    """Alembic executes every migration of Optuna's and MLflow's whenever a store is opened: the
+    better part of a second. What it finds in them is the same each time."""
+    load = alembic.util.load_python_file
+    load_once = functools.cache(load)
+
+    def load_python_file(folder: Any, name: Any) -> ModuleType:
+        return load(folder, name) if name == "env.py" else load_once(folder, name)
+
+    alembic.util.load_python_file = load_python_file
+
+
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database, made once."""
-    folder = tmp_path_factory.mktemp("mlflow-template")
-    with pytest.MonkeyPatch.context() as patch:
+    """An empty MLflow database, made once for all processes of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose own folder is in that of all
+        folder = folder.parent
+    folder = folder / "mlflow-template"
+    folder.mkdir(exist_ok=True)
+    with file_lock(folder / "lock"), pytest.MonkeyPatch.context() as patch:
         enter(patch, folder)
         connect()
     return folder / "mlflow.db"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.commands import environment, regsearch_here
 from tests.spaces import write_tiny
+from tests.template import Forked
 
 
 def kill_and_run_again(folder: Path, assignments: Sequence[str], once: str) -> str:
@@ -23,12 +22,9 @@ def kill_and_run_again(folder: Path, assignments: Sequence[str], once: str) -> s
     write_tiny(folder)
     sets = [f"--set={text}" for text in assignments]
     arguments = ("run", "tiny.yaml", "--workers", "1", *sets)
-    command = [sys.executable, "-m", "pipeline", *arguments]
     log = folder / "run.log"
     with log.open("wb") as out:
-        run = subprocess.Popen(
-            command, cwd=folder, env=environment(), stdout=out, stderr=out, start_new_session=True
-        )
+        run = Forked(arguments, folder, environment(), out)
         deadline = time.monotonic() + 200
         while once not in log.read_text() and time.monotonic() < deadline:
             time.sleep(0.02)

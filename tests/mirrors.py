@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,32 @@ from mlflow.entities import Run
 
 from pipeline.events import EpochEnded, Event, TrialEnded, TrialStarted, TrialState
 from pipeline.journal import JournalWriter, journal_folder
-from pipeline.tracking import DatasetInfo, Mirror, Report, StudyFacts
+from pipeline.tracking import DatasetInfo, Mirror, Report, StudyFacts, connect
+from tests.template import forked
 
 DIGITS = DatasetInfo("digits", "0123456789abcdef", {"kind": "digits"}, {"num_images": 1797})
 
-# Prints the exit codes of eight processes that connect at once.
-EIGHT_START = """
-import multiprocessing, sys
-from pipeline.tracking import connect
 
-def start(gate):
-    gate.wait()
-    connect()
+def start_eight() -> tuple[str, str]:
+    """Has eight processes connect to the store at once: their exit codes, and their complaints."""
+    return forked(eight).communicate()
 
-if __name__ == "__main__":
+
+def eight() -> None:
+    """In a process without threads, and so one that can be forked."""
     context = multiprocessing.get_context("fork")
     gate = context.Barrier(8)
-    processes = [context.Process(target=start, args=(gate,)) for _ in range(8)]
+
+    def start() -> None:
+        gate.wait()
+        connect()
+
+    processes = [context.Process(target=start) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     print([process.exitcode for process in processes])
-"""
 
 
 def facts(uuid: str = "id-1", **changes: Any) -> StudyFacts:

@@ -1,6 +1,6 @@
 """Trainings that are broken off and gone on with, each half in a process of its own.
 
-`python -m tests.resuming FOLDER ACTION` does an action with every case; see `ACTIONS`.
+`main` does an action with every case; see `ACTIONS`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,6 +186,9 @@ def outcome_path(name: str, number: int, folder: Path) -> Path:
 
 ACTIONS: dict[str, Callable[[Path], None]] = {"die": die, "go_on": go_on}
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """The process: a folder and an action."""
+    warnings.simplefilter("error")
     torch.set_num_threads(1)
     ACTIONS[sys.argv[2]](Path(sys.argv[1]))

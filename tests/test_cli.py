@@ -21,9 +21,10 @@ from mlflow import MlflowClient
 from pipeline import __version__
 from pipeline.study.storage import open_storage
 from pipeline.study.store import OWNER
-from tests.commands import Done, environment, regsearch, regsearch_here
+from tests.commands import Done, environment, regsearch, regsearch_forked, regsearch_here
 from tests.conftest import enter
 from tests.spaces import write_tiny
+from tests.template import Forked
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_a_store_that_nobody_has_open_is_one_file(folder: Path) -> None:
 
 
 def test_evaluate_prints_the_test_scores_and_counts_its_readings(folder: Path) -> None:
-    first = regsearch("evaluate", "models:/tiny-cnn@champion", cwd=folder)
+    first = regsearch_forked("evaluate", "models:/tiny-cnn@champion", cwd=folder)
     assert first.returncode == 0, first.stderr
     assert "359 test images" in first.stdout
     assert "95 % interval" in first.stdout
@@ -87,11 +88,7 @@ def test_evaluate_prints_the_test_scores_and_counts_its_readings(folder: Path) -
 def test_two_evaluations_at_once_are_both_on_record(folder: Path) -> None:
     """Two processes; a third one then knows of both."""
     uri = "models:/tiny-cnn@recipe"
-    command = [sys.executable, "-m", "pipeline", "evaluate", uri, "--json"]
-    pair = [
-        subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    pair = [Forked(("evaluate", uri, "--json"), folder, environment()) for _ in range(2)]
     first, second = (json.loads(process.communicate(timeout=120)[0]) for process in pair)
     third = json.loads(regsearch_here("evaluate", uri, "--json", cwd=folder).stdout)
     assert third["test_readings"] == max(first["test_readings"], second["test_readings"]) + 1 == 3
@@ -229,24 +226,30 @@ def test_an_interrupt_before_the_commands_are_loaded_ends_it_without_a_traceback
     assert "Traceback" not in done.stderr
 
 
-Launch = Callable[..., subprocess.Popen[str]]
+Launched = subprocess.Popen[str] | Forked
+Launch = Callable[..., Launched]
 
 
 @pytest.fixture
 def launch() -> Iterator[Launch]:
-    """Starts `regsearch ...` as a process group of its own, which is gone after the test."""
-    processes: list[subprocess.Popen[str]] = []
+    """Starts `regsearch ...` as a process group of its own, which is gone after the test; `anew`
+    with nothing loaded."""
+    processes: list[Launched] = []
 
-    def start(cwd: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *arguments],
-            cwd=cwd,
-            env=environment(**env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def start(cwd: Path, *arguments: str, anew: bool = False, **env: str) -> Launched:
+        process: Launched
+        if anew:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline", *arguments],
+                cwd=cwd,
+                env=environment(**env),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        else:
+            process = Forked(arguments, cwd, environment(**env))
         processes.append(process)
         return process
 
@@ -257,7 +260,7 @@ def launch() -> Iterator[Launch]:
         process.communicate()
 
 
-def read_until(process: subprocess.Popen[str], text: str) -> str:
+def read_until(process: Launched, text: str) -> str:
     """What it prints, up to the line with this text."""
     assert process.stdout is not None
     lines = []
@@ -277,7 +280,7 @@ def test_a_run_that_is_interrupted_while_it_loads_prints_no_traceback(
 ) -> None:
     """Its workers' template loads torch meanwhile, and a Ctrl-C reaches that process, too."""
     write_tiny(workspace)
-    process = launch(workspace, "run", "tiny.yaml", *ENDLESS)
+    process = launch(workspace, "run", "tiny.yaml", *ENDLESS, anew=True)
     started = psutil.Process(process.pid)
     while len(started.children()) < 2:  # the template, and what cleans up after it
         time.sleep(0.01)

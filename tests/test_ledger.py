@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from pipeline.study.store import (
     ClaimLostError,
 )
 from tests.spaces import TINY, tiny_config
+from tests.template import forked
 
 
 def open_ledger(folder: Path, *assignments: str, text: str = TINY, extend: bool = False) -> Ledger:
@@ -276,33 +276,25 @@ def test_a_restarted_study_does_not_draw_its_first_points_again(tmp_path: Path) 
     assert len(set(drawn[2:])) == 2
 
 
-CLAIM_THREE = (
-    "import sys; from pathlib import Path; from tests.test_ledger import open_ledger\n"
-    "ledger = open_ledger(Path(sys.argv[1]))\n"
-    "claims = [ledger.claim() for _ in range(3)]\n"
-    "[ledger.report(claim, 1, 0.25) for claim in claims[1:]]\n"
-    "print('claimed', flush=True); sys.stdin.read()"
-)
+def claim_three() -> None:
+    ledger = open_ledger(Path(sys.argv[1]))
+    claims = [claimed(ledger) for _ in range(3)]
+    for claim in claims[1:]:
+        ledger.report(claim, 1, 0.25)
+    print("claimed", flush=True)
+    signal.pause()
 
 
 def test_a_killed_processes_trials_wait_again_under_their_numbers(tmp_path: Path) -> None:
     """With the same parameters, the epochs that were reported, and one attempt more."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLAIM_THREE, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[1],
-    )
+    process = forked(claim_three, str(tmp_path))
     assert process.stdout is not None
-    assert process.stdin is not None
-    assert process.stdout.readline() == b"claimed\n"
+    assert process.stdout.readline() == "claimed\n"
     ledger = open_ledger(tmp_path)
     before = [trial.params for trial in ledger.trials()]
     assert ledger.sweep() == []  # it is alive
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdin.close()
-    process.stdout.close()
+    process.communicate()
     assert [(s.number, s.attempt, s.state.name) for s in ledger.sweep()] == [
         (0, 1, "WAITING"),
         (1, 1, "WAITING"),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from tests.mirrors import (
     write,
 )
 from tests.mlflow_server import LosingProxy, Server
+from tests.template import forked_at_once
 
 
 @pytest.fixture(scope="module")
@@ -142,32 +141,15 @@ def test_a_server_that_hangs_keeps_nobody(server: Server, monkeypatch: pytest.Mo
     assert not mirror._delivery._thread.is_alive()
 
 
-DELIVER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from tests.mirrors import open_mirror
-print("ready", flush=True)
-sys.stdin.readline()
-mirror = open_mirror()
-assert mirror.flush(120)
-report = mirror.close(60)
-print(mirror.run_id, report.complete, report)
-"""
+def deliver_in_a_process() -> None:
+    mirror = open_mirror()
+    assert mirror.flush(120)
+    report = mirror.close(60)
+    print(mirror.run_id, report.complete, report)
 
 
 def deliver_at_once(num_processes: int) -> list[list[str]]:
-    command = [sys.executable, "-c", DELIVER, str(Path(__file__).parents[1])]
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(num_processes)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    processes = forked_at_once(deliver_in_a_process, [()] * num_processes)
     answers = [process.communicate(timeout=250)[0].split() for process in processes]
     assert all(process.returncode == 0 for process in processes)
     return answers

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -16,7 +14,8 @@ from pipeline.errors import UserError, redact
 from pipeline.study.storage import open_storage
 from pipeline.tracking import connect
 from tests.conftest import enter
-from tests.mirrors import EIGHT_START, open_mirror
+from tests.mirrors import open_mirror, start_eight
+from tests.template import forked
 
 
 @pytest.mark.parametrize(
@@ -85,8 +84,8 @@ def test_eight_processes_start_in_an_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter(monkeypatch, tmp_path)
-    done = subprocess.run([sys.executable, "-c", EIGHT_START], capture_output=True, text=True)
-    assert done.stdout.strip() == str([0] * 8), done.stderr
+    codes, complaints = start_eight()
+    assert codes.strip() == str([0] * 8), complaints
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
 
 
@@ -107,8 +106,7 @@ def test_a_database_that_a_killed_process_left_half_made_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter(monkeypatch, tmp_path)
-    command = [sys.executable, "-c", "from pipeline.tracking import connect; connect()"]
-    with subprocess.Popen(command) as process:
+    with forked(connect) as process:
         while not (tmp_path / "mlflow.db.new").exists():
             assert process.poll() is None
         process.kill()

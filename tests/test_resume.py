@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import signal
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,9 @@ from torch import Tensor, nn
 from pipeline.state_file import load_state, save_state
 from pipeline.training.loop import Trainer
 from pipeline.training.resuming import OtherTrainingError
+from tests import resuming
 from tests.resuming import ADAMW, CASES, EPOCHS, KILLED, Case, outcome, outcome_path, stops
+from tests.template import forked
 from tests.trainings import fit, net, random_data, recipe, trainer, untimed
 
 
@@ -30,8 +30,11 @@ def unbroken(name: str) -> dict[str, Any]:
 
 def run(folder: Path, action: str) -> int:
     """Do an action of `tests.resuming` in a process of its own; the exit status."""
-    command = [sys.executable, "-W", "error", "-m", "tests.resuming", str(folder), action]
-    return subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode
+    process = forked(resuming.main, str(folder), action)
+    told = process.communicate()
+    code = process.wait()
+    assert code <= 0, told
+    return code
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from sqlalchemy import text
 
 from pipeline.errors import UserError
 from pipeline.study.storage import open_storage
+from tests.template import forked_at_once
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,15 +43,13 @@ def test_a_cursor_that_does_not_close_is_no_traceback_on_the_screen(
 
 
 def test_processes_that_start_at_once_all_get_the_store(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pipeline.study.storage import open_storage; import optuna\n"
-        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
-        "open_storage(f'sqlite:///{sys.argv[1]}/optuna.db').get_all_studies()"
-    )
-    start = str(time.time() + 3)
-    command = [sys.executable, "-c", code, str(tmp_path), start]
-    processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(4)]
+    processes = forked_at_once(open_in_a_process, [(str(tmp_path),)] * 4)
+    assert [process.communicate() for process in processes] == [("", "")] * 4
     assert [process.wait() for process in processes] == [0] * 4
+
+
+def open_in_a_process() -> None:
+    open_storage(f"sqlite:///{sys.argv[1]}/optuna.db").get_all_studies()
 
 
 @pytest.mark.parametrize("spelling", ["mlflow.db", "./mlflow.db", "sub/../mlflow.db"])

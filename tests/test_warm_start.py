@@ -4,7 +4,6 @@ but what is learned from them."""
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pipeline.study.storage import open_storage
 from pipeline.study.store import SCORED
 from pipeline.study.warm_start import carry, find_warm_start
 from tests.spaces import TINY, tiny_config
+from tests.template import forked_at_once
 from tests.test_ledger import claimed
 
 DROPOUT, DECAY = "regularization.dropout", "training.optimizer.weight_decay"
@@ -218,26 +218,14 @@ def test_the_best_with_weights_are_this_studys_own(tmp_path: Path) -> None:
     assert [t.number for t in ledger.trials() if needed(t.number)] == [0, 1, third.number]
 
 
-BEGIN = (
-    "import sys; from pathlib import Path; from tests.test_warm_start import begin, origins\n"
-    "sys.stdin.readline()\n"
-    "print(len(origins(begin(Path(sys.argv[1])))))"
-)
+def begin_in_a_process() -> None:
+    print(len(origins(begin(Path(sys.argv[1])))))
 
 
 def test_two_runs_that_start_at_once_carry_them_over_once(tmp_path: Path) -> None:
     old = old_study(tmp_path, *[{"dropout": 0.2}] * 3)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", BEGIN, str(tmp_path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[1],
-        )
-        for _ in range(2)
-    ]
-    answers = [process.communicate("go\n")[0].strip() for process in processes]
+    processes = forked_at_once(begin_in_a_process, [(str(tmp_path),)] * 2)
+    answers = [process.communicate()[0].strip() for process in processes]
     assert answers == ["3", "3"]
     late = place(old)  # what comes later stays there
     old.complete(late, 0.3, {SCORED: {"epoch": 2}})

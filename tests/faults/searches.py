@@ -23,29 +23,34 @@ from pipeline.journal import JournalReader
 from pipeline.study.storage import open_storage
 from pipeline.study.store import OWNER
 from tests.commands import environment
+from tests.template import Forked
 
 STORE = "sqlite:///mlruns/optuna.db"
 
 
 @dataclass
 class Search:
-    """`regsearch run` in the current folder, as a process group of its own."""
+    """`regsearch run` in the current folder, as a process group of its own; `anew` with nothing
+    loaded."""
 
     arguments: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
+    anew: bool = False
 
     def __post_init__(self) -> None:
         self.start()
 
     def start(self) -> None:
+        arguments, env = ("run", *self.arguments), environment(**self.env)
+        self.process: subprocess.Popen[bytes] | Forked
         with Path("run.log").open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline", "run", *self.arguments],
-                env=environment(**self.env),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            if self.anew:
+                command = [sys.executable, "-m", "pipeline", *arguments]
+                self.process = subprocess.Popen(
+                    command, env=env, stdout=log, stderr=log, start_new_session=True
+                )
+            else:
+                self.process = Forked(arguments, Path.cwd(), env, log)
 
     def is_over(self) -> bool:
         return self.process.poll() is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -12,15 +10,15 @@ from pipeline.errors import UserError
 from pipeline.study.storage import open_storage
 from pipeline.tracking import connect
 from tests.faults.conftest import new_database
-from tests.mirrors import EIGHT_START
+from tests.mirrors import start_eight
 
 
 def test_eight_processes_start_on_an_empty_postgresql(
     postgres: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", new_database(postgres))
-    done = subprocess.run([sys.executable, "-c", EIGHT_START], capture_output=True, text=True)
-    assert done.stdout.strip() == str([0] * 8), done.stderr
+    codes, complaints = start_eight()
+    assert codes.strip() == str([0] * 8), complaints
 
 
 def test_optuna_and_mlflow_refuse_each_others_postgresql(

@@ -76,7 +76,7 @@ def test_row_31_a_password_is_nowhere(workspace: Path, postgres: Any) -> None:
     url = new_database(postgres).replace("postgres:@", f"postgres:{canary}@")
     assert canary in url
     write_tiny(workspace)
-    search = Search((*TRIALS, "--storage", url))
+    search = Search((*TRIALS, "--storage", url), anew=True)
     wait_until(lambda: "trial 0" in Path("run.log").read_text())
     commands = command_lines()
     assert search.finish() == 0, Path("run.log").read_text()[-3000:]

@@ -1,0 +1,309 @@
+"""Processes that are forked from one that has loaded torch, Optuna, MLflow and all of regsearch.
+
+To load them takes a process ten seconds on a slow machine, and the process that its workers are
+forked from as long again. Where the start itself isn't what is tested, `Forked` is
+`subprocess.Popen` without it: a process of its own, with its own group, folder, environment,
+output and signals.
+"""
+
+from __future__ import annotations
+
+import array
+import importlib
+import inspect
+import json
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from multiprocessing import util
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NoReturn
+
+ROOT = Path(__file__).parents[1]
+COMMAND = "pipeline.__main__:command"
+LOADED = (
+    *("trial", "search", "outcome", "followups", "sync", "doctor", "evaluation", "mirroring"),
+    *("exported_model", "report.summary", "cli"),
+)
+"""Of `pipeline`, with all that they import."""
+
+
+class Forked:
+    """A function in a process of its own that ends with it; otherwise as `subprocess.Popen`.
+
+    Args:
+        arguments: it finds them in `sys.argv`, after the program's name.
+        env: its whole environment; the number of OpenMP's threads is the template's, one.
+        output: what it prints, and its complaints, go to this file; `stdout` and `stderr` without.
+        target: the function, as `module:name`.
+        gate: it begins when the other end of this pipe is closed.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        output: IO[Any] | None = None,
+        target: str = COMMAND,
+        gate: int | None = None,
+    ) -> None:
+        self.returncode: int | None = None
+        self.stdout: IO[str] | None = None
+        self.stderr: IO[str] | None = None
+        request = {
+            "argv": ["regsearch", *arguments],
+            "cwd": str(cwd),
+            "env": dict(env),
+            "target": target,
+        }
+        gates = [] if gate is None else [gate]
+        if output is not None:
+            self.pid = template().ask(request, [output.fileno(), output.fileno(), *gates])
+        else:
+            (out, out_end), (errors, errors_end) = os.pipe(), os.pipe()
+            self.stdout, self.stderr = os.fdopen(out), os.fdopen(errors)
+            try:
+                self.pid = template().ask(request, [out_end, errors_end, *gates])
+            finally:
+                os.close(out_end)
+                os.close(errors_end)
+        self._pidfd = os.pidfd_open(self.pid)
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.communicate()
+
+    def poll(self) -> int | None:
+        """Its exit code, or minus the signal that killed it; None while it runs."""
+        return self._ended(0.0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it prints from here on, and its complaints."""
+        told = ["", ""]
+
+        def read(index: int, stream: IO[str]) -> None:
+            told[index] = stream.read()
+
+        streams = [stream for stream in (self.stdout, self.stderr) if stream is not None]
+        readers = [
+            threading.Thread(target=read, args=each, daemon=True) for each in enumerate(streams)
+        ]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        for reader, stream in zip(readers, streams, strict=True):
+            reader.join()
+            stream.close()
+        self.stdout = self.stderr = None
+        return told[0], told[1]
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _ended(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._pidfd], [], [], timeout)[0]:
+            self.returncode = template().ask({"ended": self.pid})
+            os.close(self._pidfd)
+        return self.returncode
+
+
+def forked(function: Callable[[], object], *arguments: str, gate: int | None = None) -> Forked:
+    """A function of a module, in this folder and environment."""
+    # pytest's name for a file of tests is another one than everybody's
+    module = ".".join(Path(inspect.getfile(function)).relative_to(ROOT).with_suffix("").parts)
+    target = f"{module}:{function.__name__}"
+    return Forked(arguments, Path.cwd(), os.environ, target=target, gate=gate)
+
+
+def forked_at_once(
+    function: Callable[[], object], arguments: Sequence[Sequence[str]]
+) -> list[Forked]:
+    """A process for each of the arguments; all begin at the same instant, once all are there."""
+    closed, gate = os.pipe()
+    try:
+        return [forked(function, *each, gate=closed) for each in arguments]
+    finally:
+        os.close(closed)
+        os.close(gate)  # which those who read from it are told
+
+
+class Template:
+    """The process that has loaded it all, as its user sees it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> int:
+        with self._lock:
+            _send(self._socket, request, descriptors)
+            answer = self._socket.recv(32)
+        assert answer, f"the template has ended with {self._process.wait()}"
+        return int(answer)
+
+
+@cache
+def template() -> Template:
+    """This process's; it ends with it."""
+    return Template()
+
+
+def serve(control: socket.socket) -> None:
+    """Fork what is asked for, and tell how it ended, until nobody is left to ask."""
+    while request := _receive(control):
+        message, descriptors = request
+        if "ended" in message:
+            answer = os.waitstatus_to_exitcode(os.waitpid(message["ended"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                control.close()
+                _become(message, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        control.sendall(str(answer).encode())
+
+
+def _become(message: Mapping[str, Any], descriptors: Sequence[int]) -> NoReturn:
+    """The process that was asked for."""
+    code = 1
+    try:
+        os.setsid()
+        for standard in (1, 2):
+            os.dup2(descriptors[standard - 1], standard)
+            os.close(descriptors[standard - 1])
+        os.chdir(message["cwd"])
+        os.environ.clear()
+        os.environ.update(message["env"])
+        time.tzset()
+        random.seed()
+        _have_a_forkserver_ready()
+        sys.argv = list(message["argv"])
+        module, _, name = str(message["target"]).partition(":")
+        sys.modules["__main__"] = importlib.import_module(module)  # workers look for it
+        for gate in descriptors[2:]:
+            os.read(gate, 1)
+            os.close(gate)
+        getattr(sys.modules["__main__"], name)()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    finally:
+        _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """From within `finally`: nothing of the template's goes on in its fork."""
+    if sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _have_a_forkserver_ready() -> None:
+    """A child that becomes what multiprocessing forks workers from, if it wants that. It can't be
+    forked only then: there may be threads."""
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # as it begins
+        ours.close()
+        code = 1
+        try:
+            _become_forkserver(theirs)
+            code = 0
+        except SystemExit:  # nobody is left who wants workers
+            code = 0
+        finally:
+            _leave(code)
+    theirs.close()
+    start = util.spawnv_passfds
+
+    def spawnv_passfds(path: Any, args: Sequence[Any], passfds: Sequence[int]) -> int:
+        if "multiprocessing.forkserver" not in str(args[-1]):
+            return start(path, args, passfds)
+        numbers = [int(each) for each in passfds]
+        message = {"code": args[-1], "numbers": numbers, "env": dict(os.environ)}
+        _send(ours, message, numbers)
+        ours.close()
+        return child
+
+    util.spawnv_passfds = spawnv_passfds
+
+
+def _become_forkserver(control: socket.socket) -> None:
+    request = _receive(control)
+    control.close()
+    if request is None:
+        return
+    message, descriptors = request
+    # Under the numbers that they have in the process that asks.
+    high = [os.dup(each) for each in descriptors]
+    while any(each in message["numbers"] for each in high):
+        high = [os.dup(each) for each in high]
+    for descriptor, number in zip(high, message["numbers"], strict=True):
+        os.dup2(descriptor, number)
+    for descriptor in {*descriptors, *high} - set(message["numbers"]):
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(message["env"])
+    exec(message["code"])
+
+
+def _send(to: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+    data = json.dumps(message).encode()
+    rights = array.array("i", descriptors)
+    to.sendmsg([len(data).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    to.sendall(data)
+
+
+def _receive(source: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    head, descriptors, _, _ = socket.recv_fds(source, 8, 8)
+    if not head:
+        return None
+    data = b""
+    while len(data) < int.from_bytes(head, "big"):
+        data += source.recv(65536)
+    return json.loads(data), list(descriptors)
+
+
+if __name__ == "__main__":
+    for loaded in LOADED:
+        importlib.import_module(f"pipeline.{loaded}")
+    serve(socket.socket(fileno=int(sys.argv[1])))
