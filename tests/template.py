@@ -306,4 +306,5 @@ def _receive(source: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 if __name__ == "__main__":
     for loaded in LOADED:
         importlib.import_module(f"pipeline.{loaded}")
+    importlib.import_module("pipeline.exported_model").load_ahead()
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -13,14 +13,16 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 SOURCES = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-Wno-psabi")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-Wno-psabi")
 BETTER = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
 """With this processor's instructions and with threads, or what is left of it where a compiler knows
 one of them or neither."""
@@ -176,8 +178,12 @@ def _build(path: Path) -> None:
     compiler = find_compiler()
     with TemporaryDirectory(dir=path.parent, prefix=".building-") as temporary:
         built = Path(temporary, path.name)
+        objects = [str(built.with_name(f"{source.stem}.o")) for source in _sources()]
         for better in BETTER:
-            code, told = _run([*compiler, *FLAGS, *better, *map(str, _sources()), "-o", str(built)])
+            how, parts = [*compiler, *FLAGS, *better], zip(_sources(), objects, strict=True)
+            code, told = _run([[*how, "-c", str(source), "-o", part] for source, part in parts])
+            if code == 0:
+                code, told = _run([[*how, "-shared", *objects, "-o", str(built)]])
             if code == 0:
                 with built.open("rb+") as file:
                     os.fsync(file)  # else a machine that goes down now may leave half of it
@@ -188,8 +194,26 @@ def _build(path: Path) -> None:
     raise KernelError(f"{shlex.join(compiler)} failed: {next(lines, f'exit code {code}')}")
 
 
-def _run(command: Sequence[str]) -> tuple[int, str]:
-    """Its exit code, and what it had to say; none of its processes outlives it."""
+def _run(commands: Sequence[Sequence[str]]) -> tuple[int, str]:
+    """All at once; the exit code of the first that failed, or 0, and what it had to say. None of
+    their processes outlives them."""
+    deadline = time.monotonic() + BUILD_SEC
+    code, told = 0, ""
+    with ExitStack() as stack:
+        started = [stack.enter_context(_started(command)) for command in commands]
+        try:
+            for one in started:
+                _, words = one.communicate(timeout=max(0.0, deadline - time.monotonic()))
+                if code == 0 != one.returncode:
+                    code, told = one.returncode, words
+        except subprocess.TimeoutExpired as error:
+            raise KernelError(f"{commands[0][0]} took more than {BUILD_SEC:.0f} s") from error
+    return code, told
+
+
+@contextmanager
+def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with what is done inside, and all that it has started with it."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -197,15 +221,12 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
         stderr=subprocess.PIPE,
         errors="replace",
         start_new_session=True,
-    ) as compiler:
+    ) as process:
         try:
-            _, told = compiler.communicate(timeout=BUILD_SEC)
-        except BaseException as error:
-            os.killpg(compiler.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise KernelError(f"{command[0]} took more than {BUILD_SEC:.0f} s") from error
-            raise
-    return compiler.returncode, told
+            yield process
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _processor() -> str:
