@@ -12,9 +12,9 @@ import array
 import importlib
 import inspect
 import json
+import math
 import os
 import random
-import select
 import signal
 import socket
 import subprocess
@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
+POLL_SEC = 0.02
 COMMAND = "pipeline.__main__:command"
 LOADED = (
     *("trial", "search", "outcome", "followups", "sync", "doctor", "evaluation", "mirroring"),
@@ -78,7 +79,6 @@ class Forked:
             finally:
                 os.close(out_end)
                 os.close(errors_end)
-        self._pidfd = os.pidfd_open(self.pid)
 
     def __enter__(self) -> Forked:
         return self
@@ -107,14 +107,11 @@ class Forked:
         readers = [
             threading.Thread(target=read, args=each, daemon=True) for each in enumerate(streams)
         ]
-        deadline = None if timeout is None else time.monotonic() + timeout
         for reader in readers:
             reader.start()
-        for reader in readers:
-            reader.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        self.wait(timeout)
         for reader, stream in zip(readers, streams, strict=True):
-            reader.join()
+            reader.join()  # until all who share its output have ended, too
             stream.close()
         self.stdout = self.stderr = None
         return told[0], told[1]
@@ -127,10 +124,13 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def _ended(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self._pidfd], [], [], timeout)[0]:
-            self.returncode = template().ask({"ended": self.pid})
-            os.close(self._pidfd)
-        return self.returncode
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            if self.returncode is None:
+                self.returncode = template().ask({"ended": self.pid})
+            if self.returncode is not None or time.monotonic() >= deadline:
+                return self.returncode
+            time.sleep(POLL_SEC)
 
 
 def forked(function: Callable[[], object], *arguments: str, gate: int | None = None) -> Forked:
@@ -169,12 +169,12 @@ class Template:
                 start_new_session=True,
             )
 
-    def ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> int:
+    def ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> Any:
         with self._lock:
             _send(self._socket, request, descriptors)
             answer = self._socket.recv(32)
         assert answer, f"the template has ended with {self._process.wait()}"
-        return int(answer)
+        return json.loads(answer)
 
 
 @cache
@@ -188,7 +188,8 @@ def serve(control: socket.socket) -> None:
     while request := _receive(control):
         message, descriptors = request
         if "ended" in message:
-            answer = os.waitstatus_to_exitcode(os.waitpid(message["ended"], 0)[1])
+            ended, status = os.waitpid(message["ended"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
         else:
             answer = os.fork()
             if answer == 0:
@@ -196,7 +197,7 @@ def serve(control: socket.socket) -> None:
                 _become(message, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        control.sendall(str(answer).encode())
+        control.sendall(json.dumps(answer).encode())
 
 
 def _become(message: Mapping[str, Any], descriptors: Sequence[int]) -> NoReturn:

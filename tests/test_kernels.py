@@ -322,9 +322,7 @@ def test_those_who_build_it_at_once_do_not_disturb_each_other(elsewhere: Path) -
     assert [path.suffix for path in kernels(elsewhere).iterdir()] == [".so"]
 
 
-def test_all_sources_are_compiled_at_once(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_sources_are_compiled_at_once(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (elsewhere / "other.cpp").write_text("")
     two = f"$(ls {elsewhere}/*.begun | wc -l) -eq 2"
     meet = f"touch {elsewhere}/$$.begun; until [ {two} ]; do sleep 0.05; done"
