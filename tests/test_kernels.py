@@ -185,7 +185,8 @@ def test_a_processor_of_shorter_vectors_gets_the_same_numbers(
     between = -1 - torch.tensor([1.0, 3.0]) / 2**8  # of two neighbours that bfloat16 has
     rounded = prepared(torch.zeros(1, 2, 1, 1).byte(), between, torch.ones(2), torch.bfloat16)
     assert rounded.flatten().tolist() == [1, 1 + 2**-6]  # to the even one
-    assert (tmp_path / "calls").read_text() == "x\n"
+    num_sources = len(list(SOURCES.glob("*.cpp")))  # each is compiled once, and all linked once
+    assert (tmp_path / "calls").read_text() == "x\n" * (num_sources + 1)
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
