@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,9 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from pipeline import coordinator
+from pipeline.events import EpochEnded, Event, Note, TrialEnded, TrialRequeued, TrialStarted
 from pipeline.interrupts import interrupt, interruptible
+from pipeline.progress import LogView
 
 
 class Workers:
@@ -29,6 +33,28 @@ class Workers:
         before, self.num_workers = self.num_workers, self._left.pop(0)
         self.num_done += before - self.num_workers
         return []
+
+
+def test_what_is_shown_late_has_the_time_at_which_it_happened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    told, hour_ms = io.StringIO(), 3_600_000
+    events: list[Event] = [
+        Note("a word", 1 * hour_ms),
+        TrialStarted(6, 2, "worker 1", "trial 6", {}, 8, 2 * hour_ms),
+        EpochEnded(6, 2, 1, {}, 3 * hour_ms),
+        TrialEnded(6, 2, "PRUNED", "a reason", None, 4 * hour_ms),
+        TrialRequeued(7, 1, "a reason", 5 * hour_ms),
+    ]
+    view = LogView(Console(file=told))
+    for event in events:
+        coordinator.show(event, view, "validation/loss")
+    monkeypatch.undo()
+    time.tzset()
+    hours = [line[:8] for line in told.getvalue().splitlines()]
+    assert hours == [f"0{hour}:00:00" for hour in (1, 2, 2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from pipeline.kernels import library as building
 from pipeline.kernels.conv_norm import can_fuse_convolution
 from pipeline.kernels.images import Changes, prepared
-from pipeline.kernels.library import SOURCES, KernelError, can_convolve, library, missing
+from pipeline.kernels.library import (
+    SOURCES,
+    KernelError,
+    can_convolve,
+    library,
+    missing,
+    must_be_built,
+)
 from pipeline.kernels.norm import FusedNorm, can_follow, can_fuse
 from pipeline.kernels.winograd import WinogradConv
 from pipeline.training.twins import fused
@@ -302,9 +309,11 @@ def script(path: Path, text: str) -> str:
 
 
 def test_it_is_built_once(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert must_be_built()
     before = os.umask(0o002)  # as some systems have it
     assert missing() == ""
     os.umask(before)
+    assert not must_be_built()
     (built,) = kernels(elsewhere).iterdir()
     when = built.stat().st_mtime_ns
     building._load.cache_clear()
@@ -370,6 +379,7 @@ def test_a_compiler_that_knows_no_amx_builds_the_others(
 
 def test_without_a_compiler_it_says_so(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(elsewhere))
+    assert not must_be_built()
     assert missing() == "there is no C++ compiler (c++, g++, clang++)"
     with pytest.raises(KernelError, match="there is no C"):
         FusedNorm(nn.BatchNorm2d(16))

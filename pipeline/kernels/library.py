@@ -83,9 +83,9 @@ def missing() -> str:
 
 
 def must_be_built() -> bool:
-    """Whether whoever asks for them first waits for the compiler."""
+    """Whether whoever asks for them first waits for a compiler."""
     try:
-        return not library_path().exists()
+        return not library_path().exists() and bool(find_compiler())
     except KernelError:  # they can't be
         return False
 
