@@ -109,9 +109,13 @@ class Forked:
         ]
         for reader in readers:
             reader.start()
+        started = time.monotonic()
         self.wait(timeout)
         for reader, stream in zip(readers, streams, strict=True):
-            reader.join()  # until all who share its output have ended, too
+            # until all who share its output have ended, too
+            reader.join(None if timeout is None else started + timeout - time.monotonic())
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(f"who has the output of {self.pid}", timeout or 0.0)
             stream.close()
         self.stdout = self.stderr = None
         return told[0], told[1]
