@@ -31,6 +31,8 @@ from pipeline.study.followup import FollowUp
 from pipeline.tracking import Report as DeliveryReport
 from pipeline.training.data import DeviceData
 
+JUDGING = "comparing on the selection images, and registering the best and the baselines"
+
 
 @dataclass
 class Outcome:
@@ -98,10 +100,12 @@ def conclude(
     trained = as_trained(ledger.config, measured_for(attrs, device))
     registrar = Registrar(trained, ledger, data, splits)
     raise_if_lost()
-    outcome.crowned = crown(registrar, *finals, reached)
+    with shop.view.doing(JUDGING):
+        outcome.crowned = crown(registrar, *finals, reached)
     if any(entry.problem == LOST for entry in outcome.registered):
         finals = _train_finals(shop, len(splits.selection), outcome)
-        outcome.crowned = crown(registrar, *finals, reached)
+        with shop.view.doing(JUDGING):
+            outcome.crowned = crown(registrar, *finals, reached)
     return outcome, reached is not None
 
 

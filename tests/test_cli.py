@@ -50,6 +50,7 @@ def test_run_prints_a_line_an_epoch_and_ends_with_a_summary(folder: Path) -> Non
     for trial in ("trial 0 (unregularized)", "trial 1 (recipe)", "trial 2"):
         for epoch in (1, 2):
             assert f"{trial}: epoch {epoch}/2: train loss" in printed
+    assert "comparing on the selection images, and registering" in printed
     assert "3 of 3 trials finished" in printed
     assert "regsearch evaluate models:/tiny-cnn@champion" in printed
 
