@@ -175,8 +175,14 @@ class Template:
 
     def ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> Any:
         with self._lock:
-            _send(self._socket, request, descriptors)
-            answer = self._socket.recv(32)
+            answer = b""
+            try:
+                _send(self._socket, request, descriptors)
+                answer = self._socket.recv(32)
+            finally:
+                if not answer:  # nor can another answer be told from this one's
+                    self._socket.close()
+                    template.cache_clear()
         assert answer, f"the template has ended with {self._process.wait()}"
         return json.loads(answer)
 
@@ -304,7 +310,10 @@ def _receive(source: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         return None
     data = b""
     while len(data) < int.from_bytes(head, "big"):
-        data += source.recv(65536)
+        part = source.recv(int.from_bytes(head, "big") - len(data))
+        if not part:  # who asked is gone
+            return None
+        data += part
     return json.loads(data), list(descriptors)
 
 

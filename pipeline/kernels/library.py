@@ -86,7 +86,7 @@ def must_be_built() -> bool:
     """Whether whoever asks for them first waits for a compiler."""
     try:
         return not library_path().exists() and bool(find_compiler())
-    except KernelError:  # they can't be
+    except (KernelError, OSError):  # they can't be, or nobody may look
         return False
 
 
