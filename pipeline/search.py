@@ -124,7 +124,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
 
 
 def _open_mirror(ledger: Ledger, view: View) -> Mirror:
-    with view.doing("loading MLflow and opening its store; trainings have begun"):
+    with view.doing("loading MLflow and opening its store"):
         from pipeline.mirroring import open_mirror
 
         return open_mirror(ledger)

@@ -46,7 +46,7 @@ def test_run_prints_a_line_an_epoch_and_ends_with_a_summary(folder: Path) -> Non
     printed = (folder / "printed").read_text()
     before, _, _ = printed.partition("trial 0 (unregularized)")
     assert "measuring what trains fastest on this machine ..." in before
-    assert "loading MLflow and opening its store; trainings have begun ..." in before
+    assert "loading MLflow and opening its store ..." in before
     for trial in ("trial 0 (unregularized)", "trial 1 (recipe)", "trial 2"):
         for epoch in (1, 2):
             assert f"{trial}: epoch {epoch}/2: train loss" in printed

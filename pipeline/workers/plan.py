@@ -102,13 +102,13 @@ def make_plan(
             how = config.with_overrides(changes)
             return Trainers(how, data).make(how, seed=0)
 
-        if must_be_built():
-            with view.doing("building kernels for this processor, once"):
-                missing()
         with view.doing("measuring what trains fastest on this machine"):
             engines = cpu_engines(config.training.engine)
             return calibrate(trainer, num_workers, engines).to_dict()
 
+    if must_be_built():
+        with view.doing("building kernels for this processor, once"):
+            missing()
     cores = torch.get_num_threads()
     measured = ledger.fixed("calibration", measure)
     calibration = Calibration(**measured)
