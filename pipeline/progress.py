@@ -24,6 +24,7 @@ NUM_RECENT = 8
 EPOCH_LINE_SEC = 5.0
 """A trial's epochs have a line each, but for those that end sooner than this after the last one."""
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", "WAITING": "cyan"}
+OPENING_MLFLOW = "loading MLflow and opening its store"
 
 
 class View(AbstractContextManager["View"], Protocol):

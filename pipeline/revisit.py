@@ -16,7 +16,7 @@ from pipeline.finalists import KIND as FINALISTS
 from pipeline.finalists import finalist_name
 from pipeline.followups import Workshop, publish
 from pipeline.mirroring import AWAY_SEC, open_mirror
-from pipeline.progress import View
+from pipeline.progress import OPENING_MLFLOW, View
 from pipeline.report.figures.ablation import ablation_figure
 from pipeline.study.followup import FollowUp, find_followup
 from pipeline.study.ledger import Ledger
@@ -141,7 +141,8 @@ def _taken_up(study: str, means: Means, view: View) -> Iterator[tuple[Workshop, 
     plan = make_plan(config, splits, ledger, devices, means.num_workers, view)
     limit = means.timeout_sec
     deadline = math.inf if limit is None else time.time() + limit
-    mirror = open_mirror(ledger)
+    with view.doing(OPENING_MLFLOW):
+        mirror = open_mirror(ledger)
     try:
         yield Workshop(ledger, plan, means.storage, mirror, view, deadline), len(splits.train)
     finally:

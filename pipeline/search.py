@@ -19,7 +19,7 @@ from pipeline.kernels.library import missing
 from pipeline.models import build_model
 from pipeline.places import DEFAULT_STORAGE
 from pipeline.presence import present
-from pipeline.progress import View
+from pipeline.progress import OPENING_MLFLOW, View
 from pipeline.study.ledger import Ledger
 from pipeline.study.record import remember, remember_settings, require_known_data
 from pipeline.study.storage import check_url, open_storage
@@ -124,7 +124,7 @@ def run_search(space: Space, options: Options, view: View) -> Outcome:
 
 
 def _open_mirror(ledger: Ledger, view: View) -> Mirror:
-    with view.doing("loading MLflow and opening its store"):
+    with view.doing(OPENING_MLFLOW):
         from pipeline.mirroring import open_mirror
 
         return open_mirror(ledger)

@@ -9,6 +9,7 @@ output and signals.
 from __future__ import annotations
 
 import array
+import fcntl
 import importlib
 import inspect
 import json
@@ -29,6 +30,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn
 
+import numpy
+
 ROOT = Path(__file__).parents[1]
 POLL_SEC = 0.02
 COMMAND = "pipeline.__main__:command"
@@ -47,7 +50,8 @@ class Forked:
         env: its whole environment; the number of OpenMP's threads is the template's, one.
         output: what it prints, and its complaints, go to this file; `stdout` and `stderr` without.
         target: the function, as `module:name`.
-        gate: it begins when the other end of this pipe is closed.
+        start: once all is loaded, it writes a byte to the first of these pipes, and begins when the
+            other end of the second is closed.
     """
 
     def __init__(
@@ -57,25 +61,27 @@ class Forked:
         env: Mapping[str, str],
         output: IO[Any] | None = None,
         target: str = COMMAND,
-        gate: int | None = None,
+        start: tuple[int, int] | None = None,
     ) -> None:
         self.returncode: int | None = None
         self.stdout: IO[str] | None = None
         self.stderr: IO[str] | None = None
+        self._told = ["", ""]
+        self._readers: list[threading.Thread] = []
         request = {
             "argv": ["regsearch", *arguments],
             "cwd": str(cwd),
             "env": dict(env),
             "target": target,
         }
-        gates = [] if gate is None else [gate]
+        pipes = [] if start is None else [*start]
         if output is not None:
-            self.pid = template().ask(request, [output.fileno(), output.fileno(), *gates])
+            self.pid = template().ask(request, [output.fileno(), output.fileno(), *pipes])
         else:
             (out, out_end), (errors, errors_end) = os.pipe(), os.pipe()
             self.stdout, self.stderr = os.fdopen(out), os.fdopen(errors)
             try:
-                self.pid = template().ask(request, [out_end, errors_end, *gates])
+                self.pid = template().ask(request, [out_end, errors_end, *pipes])
             finally:
                 os.close(out_end)
                 os.close(errors_end)
@@ -83,7 +89,12 @@ class Forked:
     def __enter__(self) -> Forked:
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        """Waits for its end; where its user has failed, makes it end, with all that it started."""
+        if kind is not None and self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
         self.communicate()
 
     def poll(self) -> int | None:
@@ -97,28 +108,24 @@ class Forked:
         return code
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What it prints from here on, and its complaints."""
-        told = ["", ""]
-
-        def read(index: int, stream: IO[str]) -> None:
-            told[index] = stream.read()
-
-        streams = [stream for stream in (self.stdout, self.stderr) if stream is not None]
-        readers = [
-            threading.Thread(target=read, args=each, daemon=True) for each in enumerate(streams)
-        ]
-        for reader in readers:
-            reader.start()
+        """What it prints from here on, and its complaints; nothing of it is lost by a timeout."""
         started = time.monotonic()
+        if not self._readers:
+            streams = (self.stdout, self.stderr)
+            for each in enumerate(stream for stream in streams if stream is not None):
+                self._readers.append(threading.Thread(target=self._read, args=each, daemon=True))
+                self._readers[-1].start()
         self.wait(timeout)
-        for reader, stream in zip(readers, streams, strict=True):
-            # until all who share its output have ended, too
-            reader.join(None if timeout is None else started + timeout - time.monotonic())
+        for reader in self._readers:  # until all who share its output have ended, too
+            left = None if timeout is None else max(0.0, started + timeout - time.monotonic())
+            reader.join(left)
             if reader.is_alive():
                 raise subprocess.TimeoutExpired(f"who has the output of {self.pid}", timeout or 0.0)
-            stream.close()
-        self.stdout = self.stderr = None
-        return told[0], told[1]
+        return self._told[0], self._told[1]
+
+    def _read(self, index: int, stream: IO[str]) -> None:
+        with stream:
+            self._told[index] = stream.read()
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -137,23 +144,32 @@ class Forked:
             time.sleep(POLL_SEC)
 
 
-def forked(function: Callable[[], object], *arguments: str, gate: int | None = None) -> Forked:
-    """A function of a module, in this folder and environment."""
+def forked(
+    function: Callable[[], object], *arguments: str, start: tuple[int, int] | None = None
+) -> Forked:
+    """A function of a module, in this folder and environment; see `Forked`."""
     # pytest's name for a file of tests is another one than everybody's
     module = ".".join(Path(inspect.getfile(function)).relative_to(ROOT).with_suffix("").parts)
     target = f"{module}:{function.__name__}"
-    return Forked(arguments, Path.cwd(), os.environ, target=target, gate=gate)
+    return Forked(arguments, Path.cwd(), os.environ, target=target, start=start)
 
 
 def forked_at_once(
     function: Callable[[], object], arguments: Sequence[Sequence[str]]
 ) -> list[Forked]:
     """A process for each of the arguments; all begin at the same instant, once all are there."""
-    closed, gate = os.pipe()
+    (ready, tells), (closed, gate) = os.pipe(), os.pipe()
     try:
-        return [forked(function, *each, gate=closed) for each in arguments]
+        try:
+            processes = [forked(function, *each, start=(tells, closed)) for each in arguments]
+        finally:
+            os.close(tells)
+            os.close(closed)
+        for _ in processes:
+            os.read(ready, 1)  # nothing, once those that are left have failed to load it
+        return processes
     finally:
-        os.close(closed)
+        os.close(ready)
         os.close(gate)  # which those who read from it are told
 
 
@@ -223,17 +239,23 @@ def _become(message: Mapping[str, Any], descriptors: Sequence[int]) -> NoReturn:
         os.environ.update(message["env"])
         time.tzset()
         random.seed()
+        numpy.random.seed()
         _have_a_forkserver_ready()
         sys.argv = list(message["argv"])
         module, _, name = str(message["target"]).partition(":")
         sys.modules["__main__"] = importlib.import_module(module)  # workers look for it
-        for gate in descriptors[2:]:
+        if len(descriptors) > 2:
+            tells, gate = descriptors[2:]
+            os.write(tells, b".")
+            os.close(tells)
             os.read(gate, 1)
             os.close(gate)
         getattr(sys.modules["__main__"], name)()
         code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if not isinstance(end.code, int | None):
+            print(end.code, file=sys.stderr)
     finally:
         _leave(code)
 
@@ -248,8 +270,8 @@ def _leave(code: int) -> NoReturn:
 
 
 def _have_a_forkserver_ready() -> None:
-    """A child that becomes what multiprocessing forks workers from, if it wants that. It can't be
-    forked only then: there may be threads."""
+    """A child that becomes what multiprocessing forks workers from, the first time that it wants
+    that. It can't be forked only then: there may be threads."""
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
@@ -267,7 +289,7 @@ def _have_a_forkserver_ready() -> None:
     start = util.spawnv_passfds
 
     def spawnv_passfds(path: Any, args: Sequence[Any], passfds: Sequence[int]) -> int:
-        if "multiprocessing.forkserver" not in str(args[-1]):
+        if ours.fileno() < 0 or "multiprocessing.forkserver" not in str(args[-1]):
             return start(path, args, passfds)
         numbers = [int(each) for each in passfds]
         message = {"code": args[-1], "numbers": numbers, "env": dict(os.environ)}
@@ -285,9 +307,8 @@ def _become_forkserver(control: socket.socket) -> None:
         return
     message, descriptors = request
     # Under the numbers that they have in the process that asks.
-    high = [os.dup(each) for each in descriptors]
-    while any(each in message["numbers"] for each in high):
-        high = [os.dup(each) for each in high]
+    above = max(message["numbers"]) + 1
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD, above) for each in descriptors]
     for descriptor, number in zip(high, message["numbers"], strict=True):
         os.dup2(descriptor, number)
     for descriptor in {*descriptors, *high} - set(message["numbers"]):

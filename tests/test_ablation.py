@@ -294,7 +294,10 @@ def test_a_study_is_taken_apart_and_mlflow_has_table_and_picture(workspace: Path
     table = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/ablation.json"))
     assert table == json.loads(json.dumps(found.ablation.to_json()))
     assert "in recipe" in mlflow.artifacts.load_text(f"runs:/{run_id}/ablation.html")
-    again = ablate("tiny", means, view, seeds=1, pairs=1, transfer=False)
+    told = io.StringIO()
+    telling = LogView(Console(file=told))
+    again = ablate("tiny", means, telling, seeds=1, pairs=1, transfer=False)
+    assert "loading MLflow and opening its store ..." in told.getvalue()
     assert again.ablation == found.ablation
     assert ablation_run() == run_id
     store = open_storage(storage)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from copy import deepcopy
@@ -410,9 +413,40 @@ def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
     monkeypatch.setenv("CXX", hanging)
     monkeypatch.setattr(building, "BUILD_SEC", 1.0)
     assert missing() == f"{hanging} took more than 1 s"
-    left = int(started.read_text())
+    assert_ended(int(started.read_text()))
+
+
+def test_compilers_end_when_a_user_interrupts(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits, and one that has ended before what it started."""
+    (elsewhere / "other.cpp").write_text("")
+    started = elsewhere / "started"
+    wait = 'case "$*" in *other*) wait;; esac'
+    hanging = script(elsewhere / "c++", f"sleep 300 & echo $! >> {started}; {wait}")
+    monkeypatch.setenv("CXX", hanging)
+    interrupting = threading.Thread(target=interrupt_once_one_has_ended, args=(started,))
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        missing()
+    interrupting.join()
+    both = started.read_text().split()
+    assert len(both) == 2
+    for one in both:
+        assert_ended(int(one))
+
+
+def interrupt_once_one_has_ended(started: Path) -> None:
+    while not (started.exists() and len(started.read_text().split()) == 2):
+        time.sleep(0.05)
+    while psutil.STATUS_ZOMBIE not in [each.status() for each in psutil.Process().children()]:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def assert_ended(pid: int) -> None:
     with suppress(psutil.NoSuchProcess):  # or dead, where nobody asks after it
-        assert psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_folder_that_is_none_is_told_of(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,14 +287,13 @@ def claim_three() -> None:
 
 def test_a_killed_processes_trials_wait_again_under_their_numbers(tmp_path: Path) -> None:
     """With the same parameters, the epochs that were reported, and one attempt more."""
-    process = forked(claim_three, str(tmp_path))
-    assert process.stdout is not None
-    assert process.stdout.readline() == "claimed\n"
-    ledger = open_ledger(tmp_path)
-    before = [trial.params for trial in ledger.trials()]
-    assert ledger.sweep() == []  # it is alive
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    with forked(claim_three, str(tmp_path)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "claimed\n"
+        ledger = open_ledger(tmp_path)
+        before = [trial.params for trial in ledger.trials()]
+        assert ledger.sweep() == []  # it is alive
+        os.kill(process.pid, signal.SIGKILL)
     assert [(s.number, s.attempt, s.state.name) for s in ledger.sweep()] == [
         (0, 1, "WAITING"),
         (1, 1, "WAITING"),

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -224,9 +224,11 @@ def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     ) as process:
         try:
             yield process
-        finally:
-            if process.returncode is None:
+        except BaseException:
+            with suppress(ProcessLookupError):  # it has ended, and so have all its children
                 os.killpg(process.pid, signal.SIGKILL)
+            process.wait()  # which Popen doesn't do after an interrupt
+            raise
 
 
 def _processor() -> str:
