@@ -23,6 +23,8 @@ extern "C" int can_convolve() {
 
 namespace {
 
+constexpr Order ORDER = Order::channels;  // as measured; the other was not, on such a processor
+
 struct Images {
     int64_t count, inputs, outputs, height, width, taps;
 
@@ -51,14 +53,14 @@ void forward(const BFloat16 *x, const float *weight, BFloat16 *z, BFloat16 *y, c
             for (int64_t n = part_start(part, all.count); n < end; n++) {
                 in.take(x + n * in_size, image.data);
                 convolve(image.data, in, filter, places, z + n * out_size);
-                add_moments(z + n * out_size, all.pixels(), channels,
+                add_moments(z + n * out_size, ORDER, all.pixels(), channels,
                             &moments[2 * part * channels]);
             }
         }
     }
     norm.finish(moments.data(), all.count * all.pixels(), channels);
     normalize<BFloat16, POOLED, RELU>(z, y, norm.saved + 2 * channels, norm.saved + 3 * channels,
-                                      all.shape(), threads);
+                                      ORDER, all.shape(), threads);
 }
 
 // In eval mode a convolution need not leave the cache.
@@ -80,7 +82,7 @@ void apply(const BFloat16 *x, const float *weight, BFloat16 *y, const float *sca
             convolve(image.data, in, filter, places, z.data);
             BFloat16 *to = y + n * out_size / (POOLED ? 4 : 1);
             for (int64_t run = 0; run < runs.count; run++)
-                normalize_run<BFloat16, POOLED, RELU>(z.data, to, scale, shift, runs, run);
+                normalize_run<BFloat16, POOLED, RELU>(z.data, to, scale, shift, ORDER, runs, run);
         }
     }
 }
@@ -92,7 +94,7 @@ void backward(const BFloat16 *x, const float *weight, const BFloat16 *z, const B
     const int64_t channels = all.outputs, in_size = all.pixels() * all.inputs,
                   out_size = all.pixels() * channels;
     const std::vector<double> gradients =
-        reduce<BFloat16, POOLED, RELU>(z, dy, saved, all.shape(), threads);
+        reduce<BFloat16, POOLED, RELU>(z, dy, saved, ORDER, all.shape(), threads);
     std::copy_n(gradients.begin(), channels, dscale);
     std::copy_n(gradients.begin() + channels, channels, dshift);
     const Spread by(saved, &gradients[0], &gradients[channels], all.count * all.pixels(), channels);
@@ -117,7 +119,7 @@ void backward(const BFloat16 *x, const float *weight, const BFloat16 *z, const B
                 for (int64_t run = 0; run < runs.count; run++)
                     spread_run<BFloat16, POOLED, RELU>(z + n * out_size,
                                                        dy + n * out_size / (POOLED ? 4 : 1),
-                                                       dz.data, by, runs, run);
+                                                       dz.data, by, ORDER, runs, run);
                 own.take_gradients(i, dz.data);
                 if (dx) {
                     out.take(dz.data, gradient.data);

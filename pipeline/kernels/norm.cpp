@@ -8,7 +8,8 @@ namespace {
 template <typename T, bool POOLED, bool RELU>
 void apply(const void *x, void *y, const float *scale, const float *shift, const Shape &shape,
            int threads) {
-    normalize<T, POOLED, RELU>((const T *)x, (T *)y, scale, shift, shape, threads);
+    normalize<T, POOLED, RELU>((const T *)x, (T *)y, scale, shift, from_memory(shape.channels),
+                               shape, threads);
 }
 
 template <typename T, bool POOLED, bool RELU>
@@ -18,7 +19,7 @@ void forward(const void *x, void *y, const Norm &norm, const Shape &shape, int t
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t part = 0; part < PARTS; part++) {
         const int64_t from = part_start(part, pixels), to = part_start(part + 1, pixels);
-        add_moments((const T *)x + from * channels, to - from, channels,
+        add_moments((const T *)x + from * channels, from_memory(channels), to - from, channels,
                     &moments[2 * part * channels]);
     }
     norm.finish(moments.data(), pixels, channels);
@@ -30,15 +31,16 @@ template <typename T, bool POOLED, bool RELU>
 void backward(const void *x, const void *dy, void *dx, float *dweight, float *dbias,
               const float *saved, const Shape &shape, int threads) {
     const int64_t channels = shape.channels, pixels = shape.images * shape.height * shape.width;
+    const Order order = from_memory(channels);
     const std::vector<double> gradients =
-        reduce<T, POOLED, RELU>((const T *)x, (const T *)dy, saved, shape, threads);
+        reduce<T, POOLED, RELU>((const T *)x, (const T *)dy, saved, order, shape, threads);
     std::copy_n(gradients.begin(), channels, dweight);
     std::copy_n(gradients.begin() + channels, channels, dbias);
     const Spread by(saved, &gradients[0], &gradients[channels], pixels, channels);
     const Runs<POOLED> runs(shape);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t run = 0; run < runs.count; run++)
-        spread_run<T, POOLED, RELU>((const T *)x, (const T *)dy, (T *)dx, by, runs, run);
+        spread_run<T, POOLED, RELU>((const T *)x, (const T *)dy, (T *)dx, by, order, runs, run);
 }
 
 }  // namespace

@@ -51,6 +51,7 @@ public:
 };
 
 #define INLINE inline __attribute__((always_inline))
+#define INLINE_CALL __attribute__((always_inline))  // of a lambda
 
 INLINE Floats load(const float *from) {
     Floats values;
@@ -81,34 +82,75 @@ INLINE void store(BFloat16 *to, Floats values) {  // to the nearest, ties to eve
 
 INLINE int64_t part_start(int64_t part, int64_t total) { return total * part / PARTS; }
 
+// In which order a pass takes the values of some pixels. By channels, what is known of a channel
+// stays in registers; by pixels, memory is met in the order that processors foresee.
+enum class Order { channels, pixels };
+
+// For what isn't in the cache. Pixels of a few cache lines are foreseen in either order.
+INLINE Order from_memory(int64_t channels) {
+    return channels >= 64 ? Order::pixels : Order::channels;
+}
+
+// `each` of all pixels and channels, between what `begin` has of a channel and what `end` keeps.
+template <typename Begin, typename Each, typename End>
+INLINE void walk(Order order, int64_t pixels, int64_t channels, const Begin &begin,
+                 const Each &each, const End &end) {
+    if (order == Order::channels) {
+        for (int64_t c = 0; c < channels; c += LANES) {
+            auto own = begin(c);
+            for (int64_t p = 0; p < pixels; p++) each(own, p, c);
+            end(own, c);
+        }
+    } else {
+        for (int64_t p = 0; p < pixels; p++)
+            for (int64_t c = 0; c < channels; c += LANES) {
+                auto own = begin(c);
+                each(own, p, c);
+                end(own, c);
+            }
+    }
+}
+
 // Adds the sums of some pixels, and of their squares, to (2, channels).
 template <typename T>
-void add_moments(const T *x, int64_t pixels, int64_t channels, double *sums) {
+void add_moments(const T *x, Order order, int64_t pixels, int64_t channels, double *sums) {
+    struct Own { Floats first, sums[2], squares[2]; };
     const int64_t tile = std::max<int64_t>(4, TILE / channels);
-    double *squares = sums + channels;
+    std::vector<float> few(2 * channels);
     for (int64_t from = 0; from < pixels; from += tile) {
-        const int64_t to = std::min(pixels, from + tile);
+        const int64_t count = std::min(tile, pixels - from);
+        const T *in = x + from * channels;
+        std::fill(few.begin(), few.end(), 0.0f);
+        // about the tile's first value: squares of small numbers keep their digits
+        const auto begin = [&](int64_t c) INLINE_CALL {
+            return Own{load(in + c), {load(&few[c])}, {load(&few[channels + c])}};
+        };
+        const auto add = [&](Own &own, int i, int64_t p, int64_t c) INLINE_CALL {
+            const Floats d = load(in + p * channels + c) - own.first;
+            own.sums[i] += d;
+            own.squares[i] += d * d;
+        };
+        const auto end = [&](const Own &own, int64_t c) INLINE_CALL {
+            store(&few[c], own.sums[0] + own.sums[1]);
+            store(&few[channels + c], own.squares[0] + own.squares[1]);
+        };
+        const auto two = [&](Own &own, int64_t p, int64_t c) INLINE_CALL {
+            add(own, 0, 2 * p, c);  // sums that don't wait for each other
+            add(own, 1, 2 * p + 1, c);
+        };
+        const auto last = [&](Own &own, int64_t, int64_t c) INLINE_CALL {
+            add(own, 0, count - 1, c);
+        };
+        walk(order, count / 2, channels, begin, two, end);
+        walk(order, count % 2, channels, begin, last, end);
+        const double n = double(count);
         for (int64_t c = 0; c < channels; c += LANES) {
-            // about the tile's first value: squares of small numbers keep their digits
-            const Floats first = load(x + from * channels + c);
-            Floats s0 = {}, q0 = {}, s1 = {}, q1 = {};
-            int64_t p = from;
-            for (; p + 1 < to; p += 2) {
-                Floats d0 = load(x + p * channels + c) - first;
-                Floats d1 = load(x + (p + 1) * channels + c) - first;
-                s0 += d0; q0 += d0 * d0;
-                s1 += d1; q1 += d1 * d1;
-            }
-            if (p < to) {
-                Floats d0 = load(x + p * channels + c) - first;
-                s0 += d0; q0 += d0 * d0;
-            }
-            s0 += s1; q0 += q1;
-            const double n = double(to - from);
+            const Floats first = load(in + c);
             for (int i = 0; i < LANES; i++) {
-                const double shifted = s0[i], total = shifted + n * first[i];
+                const double shifted = few[c + i], total = shifted + n * first[i];
                 sums[c + i] += total;
-                squares[c + i] += q0[i] + (total * total - shifted * shifted) / n;
+                sums[channels + c + i] +=
+                    few[channels + c + i] + (total * total - shifted * shifted) / n;
             }
         }
     }
@@ -183,29 +225,31 @@ template <bool POOLED, typename T> struct Window {
 };
 
 template <typename T, bool POOLED, bool RELU>
-INLINE void normalize_run(const T *x, T *y, const float *scale, const float *shift,
+INLINE void normalize_run(const T *x, T *y, const float *scale, const float *shift, Order order,
                           const Runs<POOLED> &runs, int64_t run) {
+    struct Own { Floats scale, shift; };
     const T *in = x + runs.in(run);
     T *out = y + runs.out(run);
-    const int64_t size = runs.size(run);
-    for (int64_t c = 0; c < runs.channels; c += LANES) {
-        const Floats a = load(scale + c), b = load(shift + c);
-        for (int64_t p = 0; p < size; p++) {
-            Window<POOLED, T> window(in + p * runs.step() + c, runs, a, b);
-            Floats z = window.best;
-            if (RELU) z = z < 0 ? Floats{} : z;  // what isn't a number stays so
-            store(out + p * runs.channels + c, z);
-        }
-    }
+    const auto begin = [&](int64_t c) INLINE_CALL {
+        return Own{load(scale + c), load(shift + c)};
+    };
+    const auto each = [&](const Own &own, int64_t p, int64_t c) INLINE_CALL {
+        Window<POOLED, T> window(in + p * runs.step() + c, runs, own.scale, own.shift);
+        Floats z = window.best;
+        if (RELU) z = z < 0 ? Floats{} : z;  // what isn't a number stays so
+        store(out + p * runs.channels + c, z);
+    };
+    const auto end = [](const Own &, int64_t) INLINE_CALL {};
+    walk(order, runs.size(run), runs.channels, begin, each, end);
 }
 
 template <typename T, bool POOLED, bool RELU>
-void normalize(const T *x, T *y, const float *scale, const float *shift, const Shape &shape,
-               int threads) {
+void normalize(const T *x, T *y, const float *scale, const float *shift, Order order,
+               const Shape &shape, int threads) {
     const Runs<POOLED> runs(shape);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t run = 0; run < runs.count; run++)
-        normalize_run<T, POOLED, RELU>(x, y, scale, shift, runs, run);
+        normalize_run<T, POOLED, RELU>(x, y, scale, shift, order, runs, run);
 }
 
 // What the backward pass has for each channel: dx = scale * dz + x * factor + offset, where dz is 0
@@ -229,34 +273,36 @@ struct Spread {
 };
 
 template <typename T, bool POOLED, bool RELU>
-INLINE void spread_run(const T *x, const T *dy, T *dx, const Spread &by, const Runs<POOLED> &runs,
-                       int64_t run) {
+INLINE void spread_run(const T *x, const T *dy, T *dx, const Spread &by, Order order,
+                       const Runs<POOLED> &runs, int64_t run) {
+    struct Own { Floats scale, shift, factor, offset; };
     const int64_t channels = runs.channels;
     const int64_t offsets[4] = {0, channels, runs.width * channels, (runs.width + 1) * channels};
     const T *in = x + runs.in(run), *out = dy + runs.out(run);
     T *to = dx + runs.in(run);
-    const int64_t size = runs.size(run);
-    for (int64_t c = 0; c < channels; c += LANES) {
-        const Floats a = load(by.scale + c), b = load(by.shift + c);
-        const Floats f = load(&by.factor[c]), o = load(&by.offset[c]);
-        for (int64_t p = 0; p < size; p++) {
-            const int64_t at = p * runs.step() + c;
-            Window<POOLED, T> window(in + at, runs, a, b);
-            Floats g = a * load(out + p * channels + c);
-            if (RELU) g = window.best <= 0 ? Floats{} : g;
-            for (int i = 0; i < window.SIZE; i++) {
-                Floats d = window.x[i] * f + o;
-                d += POOLED ? (window.is_best[i] ? g : Floats{}) : g;
-                store(to + at + offsets[i], d);
-            }
+    const auto begin = [&](int64_t c) INLINE_CALL {
+        return Own{load(by.scale + c), load(by.shift + c), load(&by.factor[c]), load(&by.offset[c])};
+    };
+    const auto each = [&](const Own &own, int64_t p, int64_t c) INLINE_CALL {
+        const int64_t at = p * runs.step() + c;
+        Window<POOLED, T> window(in + at, runs, own.scale, own.shift);
+        Floats g = own.scale * load(out + p * channels + c);
+        if (RELU) g = window.best <= 0 ? Floats{} : g;
+        for (int i = 0; i < window.SIZE; i++) {
+            Floats d = window.x[i] * own.factor + own.offset;
+            d += POOLED ? (window.is_best[i] ? g : Floats{}) : g;
+            store(to + at + offsets[i], d);
         }
-    }
+    };
+    const auto end = [](const Own &, int64_t) INLINE_CALL {};
+    walk(order, runs.size(run), channels, begin, each, end);
 }
 
 // The gradients of weight and bias, (2, channels): sums of g * (x - mean) / deviation and of g.
 template <typename T, bool POOLED, bool RELU>
-std::vector<double> reduce(const T *x, const T *dy, const float *saved, const Shape &shape,
-                           int threads) {
+std::vector<double> reduce(const T *x, const T *dy, const float *saved, Order order,
+                           const Shape &shape, int threads) {
+    struct Own { Floats scale, shift, mean, dbias, dweight; };
     const int64_t channels = shape.channels;
     const Runs<POOLED> runs(shape);
     const float *means = saved, *scale = saved + 2 * channels, *shift = saved + 3 * channels;
@@ -271,21 +317,22 @@ std::vector<double> reduce(const T *x, const T *dy, const float *saved, const Sh
             std::fill(few.begin(), few.end(), 0.0f);
             for (int64_t run = from; run < std::min(end, from + tile); run++) {
                 const T *in = x + runs.in(run), *out = dy + runs.out(run);
-                const int64_t size = runs.size(run);
-                for (int64_t c = 0; c < channels; c += LANES) {
-                    const Floats a = load(scale + c), b = load(shift + c);
-                    const Floats mean = load(means + c);
-                    Floats s = load(&few[c]), t = load(&few[channels + c]);
-                    for (int64_t p = 0; p < size; p++) {
-                        Window<POOLED, T> window(in + p * runs.step() + c, runs, a, b);
-                        Floats g = load(out + p * channels + c);
-                        if (RELU) g = window.best <= 0 ? Floats{} : g;
-                        s += g;
-                        t += g * (window.x_of_best - mean);
-                    }
-                    store(&few[c], s);
-                    store(&few[channels + c], t);
-                }
+                const auto begin = [&](int64_t c) INLINE_CALL {
+                    return Own{load(scale + c), load(shift + c), load(means + c), load(&few[c]),
+                               load(&few[channels + c])};
+                };
+                const auto each = [&](Own &own, int64_t p, int64_t c) INLINE_CALL {
+                    Window<POOLED, T> window(in + p * runs.step() + c, runs, own.scale, own.shift);
+                    Floats g = load(out + p * channels + c);
+                    if (RELU) g = window.best <= 0 ? Floats{} : g;
+                    own.dbias += g;
+                    own.dweight += g * (window.x_of_best - own.mean);
+                };
+                const auto end = [&](const Own &own, int64_t c) INLINE_CALL {
+                    store(&few[c], own.dbias);
+                    store(&few[channels + c], own.dweight);
+                };
+                walk(order, runs.size(run), channels, begin, each, end);
             }
             for (int64_t c = 0; c < 2 * channels; c++) total[c] += few[c];
         }
