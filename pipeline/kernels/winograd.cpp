@@ -22,14 +22,23 @@ constexpr int VECTORS = 2, WIDTH = VECTORS * LANES;
 constexpr int ROWS = LANES == 16 ? 12 : 6;         // tiles
 constexpr int GROUP = 16;
 constexpr int64_t PASS = 64;                       // outputs
-constexpr int64_t CACHED = 96 * 1024;              // values: of the L2 cache
+constexpr int64_t BLOCK = 2 * ROWS;                // tiles, from images to outputs
+constexpr int64_t WIDE_BLOCK = 8 * ROWS;           // where filters outweigh the tiles
+constexpr int64_t WIDE_INPUTS = 256;
 constexpr int64_t SUMMED = 64;                     // tiles, before sums of products go to memory
-constexpr int64_t GAP = 16;  // between planes, which else would share few lines of the cache
+constexpr int64_t LINE = 16;                       // values, of the cache
+constexpr int64_t GAP = LINE;  // between planes, which else would share few lines of the cache
 
 struct Tiled {
     int64_t images, height, width;
     int64_t rows = (height + OUTPUTS - 1) / OUTPUTS, columns = (width + OUTPUTS - 1) / OUTPUTS;
     int64_t count = images * rows * columns;
+
+    // Where the row of a tile starts, or the last one ends.
+    int64_t pixel(int64_t tile) const {
+        const int64_t row = std::min(tile, count) / columns;
+        return (row / rows * height + row % rows * OUTPUTS) * width;
+    }
 };
 
 // The pixels of a tile, SIZE to a side, from so many before its first output; those outside the
@@ -48,8 +57,27 @@ INLINE void find(Pixel *images, const Tiled &all, int64_t channels, int64_t tile
                               : elsewhere;
 }
 
-// Asks for the same pixel of the tile to the right, if it is a new one: no processor guesses where
-// the next few pixels are.
+// Pixels that are soon read, or written. Memory is asked for a share of them at each of so many
+// steps: what is multiplied meanwhile lies in the cache, and no processor guesses where tiles go on.
+template <bool WRITTEN> struct Ahead {
+    const float *images;
+    int64_t channels, wide, first, end, share;  // of pixels, but for `wide` of the channels
+
+    Ahead(const float *images, int64_t channels, int64_t wide, int64_t first, int64_t end,
+          int64_t steps)
+        : images(images), channels(channels), wide(wide), first(first), end(end),
+          share((end - first + steps - 1) / steps) {}
+
+    INLINE void ask(int64_t step) const {
+        const int64_t to = std::min(end, first + (step + 1) * share);
+        for (int64_t p = first + step * share; p < to; p++)
+            for (int64_t c = 0; c < wide; c += LINE)
+                __builtin_prefetch(images + p * channels + c, WRITTEN, WRITTEN ? 3 : 2);
+    }
+};
+
+// Asks for the same pixel of the tile to the right, too, if it is a new one: from the second cache
+// to the first.
 INLINE Floats foresee(const float *pixel, bool is_new, int64_t channels) {
     if (is_new) __builtin_prefetch(pixel + OUTPUTS * channels);
     return load(pixel);
@@ -174,36 +202,43 @@ extern "C" void winograd_convolve(const float *x, const float *filters, const fl
                                   int64_t images, int64_t height, int64_t width, int64_t inputs,
                                   int64_t outputs, int threads) {
     const Tiled all{images, height, width};
-    // As many tiles at a time as the cache has room for, and as many to each thread.
-    const int64_t most = std::max<int64_t>(4, CACHED / TERMS / inputs / ROWS) * ROWS;
-    const int64_t blocks = rounded_up((all.count + most - 1) / most, threads);
-    const int64_t size = rounded_up((all.count + blocks - 1) / blocks, ROWS);
-    const int64_t plane = size * inputs + GAP, sums_plane = size * PASS + GAP;
+    const int64_t block = inputs < WIDE_INPUTS ? BLOCK : WIDE_BLOCK;
+    const int64_t plane = block * inputs + GAP, sums_plane = block * PASS + GAP;
 #pragma omp parallel num_threads(threads)
     {
         const Buffer<float> terms(TERMS * plane), sums(TERMS * sums_plane);
         const Buffer<float> zeros(inputs), elsewhere(outputs);
 #pragma omp for schedule(static)
-        for (int64_t tile = 0; tile < all.count; tile += size) {
-            const int64_t tiles = std::min(size, all.count - tile);
+        for (int64_t tile = 0; tile < all.count; tile += block) {
+            const int64_t tiles = std::min(block, all.count - tile), next = tile + tiles;
             for (int64_t t = 0; t < tiles; t++) {
                 const float *found[INPUTS][INPUTS];
                 find<INPUTS, 1>(x, all, inputs, tile + t, zeros.data, found);
-                for (int64_t c = 0; c < inputs; c += LANES)
+                for (int64_t c = 0; c < inputs; c += LANES) {
+                    float *to = terms.data + t * inputs + c;
                     transform<INPUTS, INPUTS>(
                         of_inputs,
                         [&](int r, int s) { return foresee(found[r][s] + c, s >= 2, inputs); },
-                        [&](int r, int s, Floats value) {
-                            store(terms.data + (INPUTS * r + s) * plane + t * inputs + c, value);
+                        [to, plane](int r, int s, Floats value) {  // else each store asks memory
+                            store(to + (INPUTS * r + s) * plane, value);
                         });
+                }
             }
             for (int64_t first = 0; first < outputs; first += PASS) {
                 const int64_t end = std::min(outputs, first + PASS);
+                const int64_t steps = TERMS * ((end - first + WIDTH - 1) / WIDTH);
+                const Ahead<true> written(y + first, outputs, end - first, all.pixel(tile),
+                                          all.pixel(next), steps);
+                const Ahead<false> read(x, inputs, first ? 0 : inputs, all.pixel(next) + width,
+                                        all.pixel(next + block) + width, steps);
+                int64_t step = 0;
                 for (int term = 0; term < TERMS; term++)
-                    for (int64_t k = first; k < end; k += WIDTH) {
+                    for (int64_t k = first; k < end; k += WIDTH, step++) {
+                        written.ask(step);
+                        read.ask(step);
                         const float *own = terms.data + term * plane;
                         const float *filter = filters + k * TERMS * inputs;
-                        float *to = sums.data + term * sums_plane + (k - first) * size;
+                        float *to = sums.data + term * sums_plane + (k - first) * block;
                         if (end - k >= WIDTH)
                             product<VECTORS>(own, tiles, inputs, filter + term * inputs * WIDTH, to);
                         else
@@ -215,11 +250,13 @@ extern "C" void winograd_convolve(const float *x, const float *filters, const fl
                     for (int64_t k = first; k < end; k += LANES) {
                         const int64_t part = (k - first) / WIDTH * WIDTH;
                         const int64_t wide = std::min<int64_t>(WIDTH, end - first - part);
-                        const float *own = sums.data + part * size + t * wide + k - first - part;
+                        const float *own = sums.data + part * block + t * wide + k - first - part;
                         const Floats more = bias ? load(bias + k) : Floats{};
                         transform<INPUTS, OUTPUTS>(
                             to_outputs,
-                            [&](int r, int s) { return load(own + (INPUTS * r + s) * sums_plane); },
+                            [own, sums_plane](int r, int s) {
+                                return load(own + (INPUTS * r + s) * sums_plane);
+                            },
                             [&](int r, int s, Floats value) { store(found[r][s] + k, value + more); });
                     }
                 }
@@ -242,7 +279,7 @@ extern "C" void winograd_gradient(const float *x, const float *dy, float *taps, 
 #pragma omp parallel num_threads(threads)
     {
         for (int64_t tile = 0; tile < all.count; tile += SUMMED) {
-            const int64_t tiles = std::min(SUMMED, all.count - tile);
+            const int64_t tiles = std::min(SUMMED, all.count - tile), next = tile + tiles;
 #pragma omp for schedule(static)
             for (int64_t t = 0; t < tiles; t++) {
                 const float *found[INPUTS][INPUTS], *given[OUTPUTS][OUTPUTS];
@@ -267,8 +304,13 @@ extern "C" void winograd_gradient(const float *x, const float *dy, float *taps, 
                         });
                 }
             }
+            const int64_t first = all.pixel(next), end = all.pixel(next + SUMMED);
+            const Ahead<false> read(x, inputs, inputs, first + width, end + width, TERMS * others);
+            const Ahead<false> read_too(dy, outputs, outputs, first, end, TERMS * others);
 #pragma omp for schedule(static)
             for (int64_t part = 0; part < TERMS * others; part++) {
+                read.ask(part);
+                read_too.ask(part);
                 const int64_t term = part / others;
                 const float *given = gradients.data + part * group;
                 for (int64_t c = 0; c < groups; c++) {
