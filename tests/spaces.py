@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pipeline.config import RunConfig
@@ -26,8 +27,9 @@ finalists: {count: 0}
 
 def write_tiny(folder: Path, text: str = TINY) -> Path:
     path = folder / "tiny.yaml"
-    path.write_text(text)
-    return path
+    own = path.with_suffix(f".{os.getpid()}")
+    own.write_text(text)
+    return own.replace(path)  # whole at once: processes of one test may read it meanwhile
 
 
 def tiny_space(folder: Path, *assignments: str, text: str = TINY) -> Space:
