@@ -91,22 +91,22 @@ INLINE Order from_memory(int64_t channels) {
     return channels >= 64 ? Order::pixels : Order::channels;
 }
 
-// `each` of all pixels and channels, between what `begin` has of a channel and what `end` keeps.
-template <typename Begin, typename Each, typename End>
+// Calls `each` for all pixels and channels, with what `begin` gives for a channel; `keep` stores it.
+template <typename Begin, typename Each, typename Keep>
 INLINE void walk(Order order, int64_t pixels, int64_t channels, const Begin &begin,
-                 const Each &each, const End &end) {
+                 const Each &each, const Keep &keep) {
     if (order == Order::channels) {
         for (int64_t c = 0; c < channels; c += LANES) {
             auto own = begin(c);
             for (int64_t p = 0; p < pixels; p++) each(own, p, c);
-            end(own, c);
+            keep(own, c);
         }
     } else {
         for (int64_t p = 0; p < pixels; p++)
             for (int64_t c = 0; c < channels; c += LANES) {
                 auto own = begin(c);
                 each(own, p, c);
-                end(own, c);
+                keep(own, c);
             }
     }
 }
@@ -130,7 +130,7 @@ void add_moments(const T *x, Order order, int64_t pixels, int64_t channels, doub
             own.sums[i] += d;
             own.squares[i] += d * d;
         };
-        const auto end = [&](const Own &own, int64_t c) INLINE_CALL {
+        const auto keep = [&](const Own &own, int64_t c) INLINE_CALL {
             store(&few[c], own.sums[0] + own.sums[1]);
             store(&few[channels + c], own.squares[0] + own.squares[1]);
         };
@@ -141,8 +141,8 @@ void add_moments(const T *x, Order order, int64_t pixels, int64_t channels, doub
         const auto last = [&](Own &own, int64_t, int64_t c) INLINE_CALL {
             add(own, 0, count - 1, c);
         };
-        walk(order, count / 2, channels, begin, two, end);
-        walk(order, count % 2, channels, begin, last, end);
+        walk(order, count / 2, channels, begin, two, keep);
+        walk(order, count % 2, channels, begin, last, keep);
         const double n = double(count);
         for (int64_t c = 0; c < channels; c += LANES) {
             const Floats first = load(in + c);
@@ -239,8 +239,8 @@ INLINE void normalize_run(const T *x, T *y, const float *scale, const float *shi
         if (RELU) z = z < 0 ? Floats{} : z;  // what isn't a number stays so
         store(out + p * runs.channels + c, z);
     };
-    const auto end = [](const Own &, int64_t) INLINE_CALL {};
-    walk(order, runs.size(run), runs.channels, begin, each, end);
+    const auto keep = [](const Own &, int64_t) INLINE_CALL {};
+    walk(order, runs.size(run), runs.channels, begin, each, keep);
 }
 
 template <typename T, bool POOLED, bool RELU>
@@ -294,8 +294,8 @@ INLINE void spread_run(const T *x, const T *dy, T *dx, const Spread &by, Order o
             store(to + at + offsets[i], d);
         }
     };
-    const auto end = [](const Own &, int64_t) INLINE_CALL {};
-    walk(order, runs.size(run), channels, begin, each, end);
+    const auto keep = [](const Own &, int64_t) INLINE_CALL {};
+    walk(order, runs.size(run), channels, begin, each, keep);
 }
 
 // The gradients of weight and bias, (2, channels): sums of g * (x - mean) / deviation and of g.
@@ -328,11 +328,11 @@ std::vector<double> reduce(const T *x, const T *dy, const float *saved, Order or
                     own.dbias += g;
                     own.dweight += g * (window.x_of_best - own.mean);
                 };
-                const auto end = [&](const Own &own, int64_t c) INLINE_CALL {
+                const auto keep = [&](const Own &own, int64_t c) INLINE_CALL {
                     store(&few[c], own.dbias);
                     store(&few[channels + c], own.dweight);
                 };
-                walk(order, runs.size(run), channels, begin, each, end);
+                walk(order, runs.size(run), channels, begin, each, keep);
             }
             for (int64_t c = 0; c < 2 * channels; c++) total[c] += few[c];
         }

@@ -23,8 +23,8 @@ constexpr int ROWS = LANES == 16 ? 12 : 6;         // tiles
 constexpr int GROUP = 16;
 constexpr int64_t PASS = 64;                       // outputs
 constexpr int64_t BLOCK = 2 * ROWS;                // tiles, from images to outputs
-constexpr int64_t WIDE_BLOCK = 8 * ROWS;           // where filters outweigh the tiles
-constexpr int64_t WIDE_INPUTS = 256;
+constexpr int64_t WIDE_BLOCK = 8 * ROWS;           // as filters must come from the third cache
+constexpr int64_t WIDE_INPUTS = 256;               // from here on, as measured
 constexpr int64_t SUMMED = 64;                     // tiles, before sums of products go to memory
 constexpr int64_t LINE = 16;                       // values, of the cache
 constexpr int64_t GAP = LINE;  // between planes, which else would share few lines of the cache
@@ -34,7 +34,7 @@ struct Tiled {
     int64_t rows = (height + OUTPUTS - 1) / OUTPUTS, columns = (width + OUTPUTS - 1) / OUTPUTS;
     int64_t count = images * rows * columns;
 
-    // Where the row of a tile starts, or the last one ends.
+    // The first pixel of the row of tiles that a tile is in; after the last tile, the images' end.
     int64_t pixel(int64_t tile) const {
         const int64_t row = std::min(tile, count) / columns;
         return (row / rows * height + row % rows * OUTPUTS) * width;
@@ -61,7 +61,7 @@ INLINE void find(Pixel *images, const Tiled &all, int64_t channels, int64_t tile
 // steps: what is multiplied meanwhile lies in the cache, and no processor guesses where tiles go on.
 template <bool WRITTEN> struct Ahead {
     const float *images;
-    int64_t channels, wide, first, end, share;  // of pixels, but for `wide` of the channels
+    int64_t channels, wide, first, end, share;  // the last three in pixels, `wide` channels of each
 
     Ahead(const float *images, int64_t channels, int64_t wide, int64_t first, int64_t end,
           int64_t steps)
@@ -76,8 +76,8 @@ template <bool WRITTEN> struct Ahead {
     }
 };
 
-// Asks for the same pixel of the tile to the right, too, if it is a new one: from the second cache
-// to the first.
+// Asks for the same pixel of the tile to the right, too, unless this tile has it: into the first
+// cache.
 INLINE Floats foresee(const float *pixel, bool is_new, int64_t channels) {
     if (is_new) __builtin_prefetch(pixel + OUTPUTS * channels);
     return load(pixel);
@@ -202,7 +202,8 @@ extern "C" void winograd_convolve(const float *x, const float *filters, const fl
                                   int64_t images, int64_t height, int64_t width, int64_t inputs,
                                   int64_t outputs, int threads) {
     const Tiled all{images, height, width};
-    const int64_t block = inputs < WIDE_INPUTS ? BLOCK : WIDE_BLOCK;
+    const int64_t most = inputs < WIDE_INPUTS ? BLOCK : WIDE_BLOCK;
+    const int64_t block = std::min(most, rounded_up((all.count + threads - 1) / threads, ROWS));
     const int64_t plane = block * inputs + GAP, sums_plane = block * PASS + GAP;
 #pragma omp parallel num_threads(threads)
     {
@@ -219,7 +220,7 @@ extern "C" void winograd_convolve(const float *x, const float *filters, const fl
                     transform<INPUTS, INPUTS>(
                         of_inputs,
                         [&](int r, int s) { return foresee(found[r][s] + c, s >= 2, inputs); },
-                        [to, plane](int r, int s, Floats value) {  // else each store asks memory
+                        [to, plane](int r, int s, Floats value) {  // copies: else loaded again each time
                             store(to + (INPUTS * r + s) * plane, value);
                         });
                 }
