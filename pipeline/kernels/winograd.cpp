@@ -7,7 +7,8 @@
 // With 1 and 2 for A and B, as the paper has them, rounding is twice as much.
 //
 // Each thread takes some tiles at a time from images to outputs, so what is transformed stays in its
-// cache. A sum's order depends on nothing but the shape, and so not on the threads.
+// second cache, or of 256 inputs and more in the third. A sum's order depends on nothing but the
+// shape, and so not on the threads.
 
 #include "norm.h"
 
@@ -23,8 +24,8 @@ constexpr int ROWS = LANES == 16 ? 12 : 6;         // tiles
 constexpr int GROUP = 16;
 constexpr int64_t PASS = 64;                       // outputs
 constexpr int64_t BLOCK = 2 * ROWS;                // tiles, from images to outputs
-constexpr int64_t WIDE_BLOCK = 8 * ROWS;           // as filters must come from the third cache
-constexpr int64_t WIDE_INPUTS = 256;               // from here on, as measured
+constexpr int64_t WIDE_BLOCK = 8 * ROWS;           // where filters are in the third cache alone
+constexpr int64_t WIDE_INPUTS = 256;               // from these on, as measured
 constexpr int64_t SUMMED = 64;                     // tiles, before sums of products go to memory
 constexpr int64_t LINE = 16;                       // values, of the cache
 constexpr int64_t GAP = LINE;  // between planes, which else would share few lines of the cache
